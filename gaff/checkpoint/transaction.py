@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Doing an operation on a tag so that it can be killed anywhere, and done again.
+
+Inside the tag, in ``gaff/``:
+
+* ``intent.json`` is there, durably, before the first byte of a .pt file changes, and until the operation is recorded;
+* ``0001-reset.json`` and so on are the records of what was done, oldest first.
+
+New bytes are a pure function of the intent, and so are the new CRCs, therefore an operation that was cut short is
+finished by doing all of it again.  Files with more than one hard link are replaced by a patched copy, so that no other
+checkpoint changes with them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from gaff import __version__
+from gaff.checkpoint.archive import Archive, numpy_dtype
+from gaff.checkpoint.crc import patched_crc
+from gaff.checkpoint.operation import Edit, Operation, RecordCrcs, crc_digest, record_crcs
+from gaff.checkpoint.values import ValueSource, pieces
+from gaff.errors import CheckpointError, Location, Problem
+from gaff.files import fsync_directory, make_directory_durably, remove_durably, write_json_durably
+
+FOLDER = "gaff"
+INTENT = "intent.json"
+
+
+@dataclass(frozen=True)
+class Record:
+    """An operation that was done.  ``crcs_after`` holds the touched files' records as the operation left them."""
+
+    operation: Operation
+    crcs_after: dict[str, RecordCrcs]
+    path: Path
+
+
+def begun_operation(tag: Path) -> Operation | None:
+    """The operation whose intent stands in the tag: begun, and not known to be finished."""
+    fields = _read_json(tag / FOLDER / INTENT)
+    return None if fields is None else Operation.from_json(fields)
+
+
+def records(tag: Path) -> list[Record]:
+    """All records in the tag, oldest first, whether or not they still hold."""
+    found = []
+    for path in sorted((tag / FOLDER).glob("[0-9]*-reset.json")):
+        fields = _read_json(path)
+        if fields is not None:
+            found.append(Record(Operation.from_json(fields), fields["crcs_after"], path))
+    return found
+
+
+def valid_records(tag: Path) -> list[Record]:
+    """The records that hold for the files as they are now, oldest first.
+
+    A record holds when the files' CRCs are those it left, or those from which the next valid record began.  A tag that
+    the trainer wrote anew keeps none.
+    """
+    found = records(tag)
+    if not found:
+        return []
+    crcs = {name: record_crcs(tag / name) for name in found[-1].crcs_after if (tag / name).is_file()}
+    digests: dict[str, str] = {}
+    valid: list[Record] = []
+    for record in reversed(found):
+        if not _leaves(record, crcs, digests):
+            break
+        valid.insert(0, record)
+        crcs = dict(record.operation.crcs_before)
+        digests = dict(record.operation.untouched)
+    return valid
+
+
+def _leaves(record: Record, crcs: dict[str, RecordCrcs], digests: dict[str, str]) -> bool:
+    """Whether ``record`` left its files in the given state.  What the state does not name is not compared."""
+    return all(
+        crcs.get(name) == after or (name not in crcs and digests.get(name) == crc_digest(after))
+        for name, after in record.crcs_after.items()
+    )
+
+
+def begin(tag: Path, operation: Operation) -> None:
+    """Put the intent on disk.  From here on the operation will be finished by whoever comes next."""
+    make_directory_durably(tag / FOLDER)
+    write_json_durably(tag / FOLDER / INTENT, operation.to_json())
+
+
+def apply(tag: Path, operation: Operation) -> dict[str, RecordCrcs]:
+    """Make every edit durable (again, perhaps).  Returns the CRCs of the touched files' records."""
+    by_file: dict[str, list[Edit]] = {}
+    for edit in operation.edits:
+        by_file.setdefault(edit.copy.file, []).append(edit)
+    return {
+        name: patch_file(tag / name, edits, operation.crcs_before[name], operation.source)
+        for name, edits in by_file.items()
+    }
+
+
+def commit(tag: Path, operation: Operation, crcs_after: dict[str, RecordCrcs]) -> Record:
+    """Replace the intent by a record."""
+    number = 1 + max((int(r.path.name[:4]) for r in records(tag)), default=0)
+    path = tag / FOLDER / f"{number:04d}-reset.json"
+    write_json_durably(path, {**operation.to_json(), "crcs_after": crcs_after, "gaff": __version__})
+    withdraw(tag)
+    return Record(operation, crcs_after, path)
+
+
+def withdraw(tag: Path) -> None:
+    """Remove the intent of an operation that is recorded."""
+    remove_durably(tag / FOLDER / INTENT)
+
+
+def patch_file(path: Path, edits: list[Edit], crcs_before: RecordCrcs, source: ValueSource) -> RecordCrcs:
+    """Make the edits of one .pt file durable, with its CRCs.  Returns the new CRC of every record."""
+    shared = path.stat().st_nlink > 1
+    target = path.with_name(f".{path.name}.gaff-tmp") if shared else path
+    if shared:
+        shutil.copy2(path, target)
+    archive = Archive(target)
+    crcs = dict(crcs_before)
+    with open(target, "r+b") as file:
+        for edit in edits:
+            record = archive.records[edit.copy.record]
+            crc_after = _write(file, record.data_offset, edit, source)
+            bytes_after = record.size - edit.copy.offset - edit.copy.length
+            crcs[record.name] = patched_crc(crcs[record.name], edit.crc_before, crc_after, bytes_after)
+        for name in {edit.copy.record for edit in edits}:
+            for field in archive.records[name].crc_fields:
+                file.seek(field)
+                file.write(crcs[name].to_bytes(4, "little"))
+        file.flush()
+        os.fsync(file.fileno())
+    if shared:
+        os.replace(target, path)
+        fsync_directory(path.parent)
+    return crcs
+
+
+def _write(file: BinaryIO, record_start: int, edit: Edit, source: ValueSource) -> int:
+    """Write one edit's bytes; returns their CRC-32."""
+    file.seek(record_start + edit.copy.offset)
+    crc = 0
+    for chunk in new_bytes(edit, source):
+        crc = zlib.crc32(chunk, crc)
+        file.write(chunk)
+    return crc
+
+
+def new_bytes(edit: Edit, source: ValueSource) -> Iterator[bytes]:
+    """What an edit writes, in pieces of bounded size: zeros, or the source's values rounded to the copy's dtype.
+
+    float32 to float16 and bfloat16 round to nearest even, as torch and the hardware do.
+    """
+    dtype = numpy_dtype(edit.copy.dtype)
+    for start, stop in pieces(edit.copy.start, edit.copy.stop):
+        if edit.content == "zeros":
+            yield bytes((stop - start) * dtype.itemsize)
+        else:
+            yield source.values(start, stop).astype(dtype).tobytes()
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        what = f"cannot be read ({error})"
+        remedy = "restore it, or move the tag away and use an earlier one"
+        raise CheckpointError(Problem("damaged-record", what, remedy, Location(str(path)))) from None
+    assert isinstance(fields, dict)
+    return fields

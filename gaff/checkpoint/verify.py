@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Proofs about one tag: its files are whole, all copies of the embedding agree, a reset did what it says and no more.
+
+That nothing else changed follows from CRCs: every record's CRC before a reset stands in the tag's record.  A record
+that the reset did not name must still have it; one that it patched must have the CRC worked out from the old one and
+the changed range alone, which matches the bytes only if every other byte is as it was (to the strength of CRC-32).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from gaff.checkpoint.layout import MASTER, MODEL, MOMENTS, Copy, Layout, read_layout
+from gaff.checkpoint.operation import Operation, crc_digest, record_crcs
+from gaff.checkpoint.tag import TagFiles
+from gaff.checkpoint.transaction import Record, begun_operation, new_bytes, records, valid_records
+from gaff.checkpoint.unpickle import ITEM_SIZE
+from gaff.checkpoint.values import CopyReader, pieces
+from gaff.errors import CheckpointError, Location, Problem
+
+
+def verify_tag(tag: Path) -> list[Problem]:
+    """Everything that is wrong with a tag, one problem a fault; empty when it is sound.  Reads all of it once."""
+    found = TagFiles(tag).problems()
+    if found:
+        return found
+    try:
+        if begun_operation(tag) is not None:
+            what = "a reset was begun here and not finished"
+            remedy = "run `gaff surgery reset` on it with any arguments that you want next, or `gaff run` again"
+            return [Problem("half-done-reset", what, remedy, Location(str(tag)))]
+        found = damaged_records(tag)
+        layout = read_layout(tag)
+        found += disagreements(layout)
+        held = valid_records(tag)
+    except CheckpointError as error:
+        return [*found, *error.problems]
+    if held:
+        found += [fault for record in held for fault in changed_elsewhere(tag, record)]
+        found += undone_edits(layout, held[-1].operation)
+    return found
+
+
+def stale_records(tag: Path) -> int:
+    """How many records in the tag do not hold, because the tag was written again after them."""
+    return len(records(tag)) - len(valid_records(tag))
+
+
+def damaged_records(tag: Path) -> list[Problem]:
+    """Records whose bytes do not match their CRC, over all files."""
+    files = TagFiles(tag)
+    return [
+        Problem("bad-crc", f"record {record} does not match its CRC-32", "use another tag", Location(str(tag / name)))
+        for name in files.names
+        for record in files.archive(name).damaged_records()
+    ]
+
+
+def disagreements(layout: Layout) -> list[Problem]:
+    """Copies of the embedding that do not agree, one problem a copy.
+
+    The model copy must be the master rounded to its dtype, bit for bit; a second master (tied embeddings, last pipeline
+    stage) must equal the first.
+    """
+    reader = CopyReader(layout)
+    found = [_difference(layout, reader, copy) for copy in layout.of_kind(MODEL)]
+    found += [_difference(layout, reader, copy) for copy in layout.of_kind(MASTER) if copy.stage > 0]
+    return [problem for problem in found if problem is not None]
+
+
+def _difference(layout: Layout, reader: CopyReader, copy: Copy) -> Problem | None:
+    import numpy as np
+
+    different = 0
+    for start, stop in pieces(copy.start, copy.stop):
+        mine = reader.copy(copy, start, stop)
+        master = reader.values(MASTER, start, stop).astype(mine.dtype)
+        different += int(np.count_nonzero(mine.view(np.uint8) != master.view(np.uint8)))
+    if not different:
+        return None
+    what = f"its {copy.kind} copy of the embedding differs from the master in {different} bytes"
+    remedy = "use an earlier tag, whose copies agree"
+    return Problem("copies-disagree", what, remedy, Location(str(layout.path / copy.file)))
+
+
+def undone_edits(layout: Layout, operation: Operation) -> list[Problem]:
+    """Edits of an operation whose bytes are not what it says they are."""
+    reader = CopyReader(layout)
+    found = []
+    for edit in operation.edits:
+        archive, position = reader.archive(edit.copy.file), edit.copy.offset
+        record = archive.records[edit.copy.record]
+        for chunk in new_bytes(edit, operation.source):
+            if archive.read(record, position, position + len(chunk)) != chunk:
+                element = edit.copy.start + (position - edit.copy.offset) // ITEM_SIZE[edit.copy.dtype]
+                what = f"the {edit.copy.kind} copy is not as reset {operation.reset} left it, from element {element} on"
+                where = Location(str(layout.path / edit.copy.file))
+                found.append(Problem("reset-undone", what, "use an earlier tag, or reset again", where))
+                break
+            position += len(chunk)
+    return found
+
+
+def changed_elsewhere(tag: Path, record: Record) -> list[Problem]:
+    """Records of .pt files that changed although the operation did not name them."""
+    operation = record.operation
+    edited = {(edit.copy.file, edit.copy.record) for edit in operation.edits}
+    found = [
+        (name, part)
+        for name, before in operation.crcs_before.items()
+        for part, crc in record.crcs_after[name].items()
+        if (name, part) not in edited and before.get(part) != crc
+    ]
+    found += [(n, "some record") for n, digest in operation.untouched.items() if not _unchanged(tag / n, digest)]
+    remedy = "use an earlier tag"
+    return [
+        Problem("changed-elsewhere", f"{part} changed, which the reset did not name", remedy, Location(str(tag / name)))
+        for name, part in found
+    ]
+
+
+def _unchanged(path: Path, digest: str) -> bool:
+    return path.is_file() and crc_digest(record_crcs(path)) == digest
+
+
+def moments_are_zero(layout: Layout) -> bool:
+    """Whether both moments are zero everywhere under the embedding."""
+    reader = CopyReader(layout)
+    return not any(
+        reader.copy(copy, start, stop).any()
+        for copy in layout.of_kind(*MOMENTS)
+        for start, stop in pieces(copy.start, copy.stop)
+    )

@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The ``gaff:`` block: every key, its type, its default and its meaning.  Nothing else in GAFF reads raw gaff keys."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+InitKind = Literal["config", "normal", "uniform", "matched", "step0", "file"]
+TrainerName = Literal["auto", "neox", "bundled"]
+Moments = Literal["zero", "keep"]
+
+
+@dataclass(frozen=True)
+class InitSpec:
+    """Where the new values of a reset come from (the ``init`` key, parsed).
+
+    Attributes:
+        kind: ``config`` (GPT-NeoX's own ``init_method``), ``normal`` (``value`` is the standard deviation), ``uniform``
+            (``value`` is the bound), ``matched`` (normal with mean and std of what is forgotten), ``step0`` (the values
+            of ``global_step0``) or ``file`` (``path`` is a .safetensors file).
+    """
+
+    kind: InitKind = "config"
+    value: float | None = None
+    path: str | None = None
+
+    def __str__(self) -> str:
+        if self.kind == "file":
+            return str(self.path)
+        return self.kind if self.value is None else f"{self.kind}:{self.value!r}"
+
+
+def _about(text: str) -> dict[str, str]:
+    return {"doc": text}
+
+
+@dataclass(frozen=True, kw_only=True)
+class GaffSettings:
+    """The ``gaff:`` block, checked.  Field docs (``metadata["doc"]``) are what ``gaff plan --keys`` prints."""
+
+    reset_every: int | None = field(
+        metadata=_about("k: iterations between two resets; `never` trains the baseline without any")
+    )
+    first_reset: int | None = field(default=None, metadata=_about("iteration of the first reset; default k"))
+    last_reset: int | None = field(
+        default=None,
+        metadata=_about("no reset after this iteration; default: the last multiple before train_iters"),
+    )
+    parameters: str = field(default="input_embedding", metadata=_about("what is forgotten: input_embedding"))
+    init: InitSpec = field(
+        default=InitSpec(),
+        metadata=_about(
+            "new values: config (as GPT-NeoX's init_method), normal:STD, uniform:BOUND, matched, step0,"
+            " or a .safetensors file"
+        ),
+    )
+    moments: Moments = field(default="zero", metadata=_about("Adam moments of what is forgotten: zero or keep"))
+    lr_schedule: Literal["continue"] = field(
+        default="continue", metadata=_about("the learning rate schedule goes on through resets: continue")
+    )
+    seed: int = field(default=1234, metadata=_about("seed of the resets, apart from GPT-NeoX's own seed"))
+    trainer: TrainerName = field(
+        default="auto",
+        metadata=_about("neox, bundled, or auto (neox where it is found, else an error that says so)"),
+    )
+    neox_dir: str | None = field(
+        default=None, metadata=_about("the GPT-NeoX checkout; else --neox-dir or GPT_NEOX_DIR")
+    )
+    save_forgotten: bool = field(
+        default=False, metadata=_about("keep what was forgotten as safetensors inside the tag")
+    )
+    keep: Literal["all"] = field(default="all", metadata=_about("which tags to keep: all"))
