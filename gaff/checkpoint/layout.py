@@ -116,7 +116,7 @@ def _refuse_other_layouts(files: TagFiles) -> None:
         layout = "ZeRO stage 3 (weights only in the optimizer shards)"
     elif not files.has(LAYER_FILE):
         layout = "a checkpoint without the pipeline engine (pipe_parallel_size: 0, no layer_XX files)"
-    elif not files.has(OPTIMIZER_FILE):
+    elif not files.sharded_optimizer:
         layout = "ZeRO stage 0 (no optimizer shards)"
     if layout:
         raise files.error(

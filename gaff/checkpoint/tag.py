@@ -120,6 +120,11 @@ class TagFiles:
     def iteration(self) -> int:
         return int(self.header["iteration"])
 
+    @property
+    def sharded_optimizer(self) -> bool:
+        """Whether the optimizer is in shards of its own, as with ZeRO 1 to 3 and ``BF16_Optimizer``."""
+        return self.header.get("optimizer") is None
+
     @cached_property
     def tied(self) -> bool:
         """Whether input and output embedding are one parameter: told by the names in ``param_shapes``.
@@ -151,7 +156,7 @@ class TagFiles:
                 f"{prefix}zero_pp_rank_{r}_mp_rank_{m:02d}_optim_states.pt"
                 for r in range(topology.data)
                 for m in model_ranks
-                if self.has(OPTIMIZER_FILE)
+                if self.sharded_optimizer
             ),
         ]
         return [name for name in expected if name not in self.names]

@@ -80,6 +80,21 @@ def valid_records(tag: Path) -> list[Record]:
     return valid
 
 
+def altered_since_reset(tag: Path) -> list[tuple[str, str]]:
+    """Records (file, name) of the newest operation that somebody changed after it, leaving others as they were.
+
+    Empty also when none is as it was: then the trainer wrote the tag anew.
+    """
+    found = records(tag)
+    if not found or valid_records(tag):
+        return []
+    newest = found[-1]
+    now = {name: record_crcs(tag / name) for name in newest.crcs_after if (tag / name).is_file()}
+    parts = {(edit.copy.file, edit.copy.record) for edit in newest.operation.edits}
+    altered = [(f, r) for f, r in sorted(parts) if now.get(f, {}).get(r) != newest.crcs_after[f][r]]
+    return altered if len(altered) < len(parts) else []
+
+
 def _leaves(record: Record, crcs: dict[str, RecordCrcs], digests: dict[str, str]) -> bool:
     """Whether ``record`` left its files in the given state.  What the state does not name is not compared."""
     return all(

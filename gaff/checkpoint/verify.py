@@ -13,7 +13,7 @@ from pathlib import Path
 from gaff.checkpoint.layout import MASTER, MODEL, MOMENTS, Copy, Layout, read_layout
 from gaff.checkpoint.operation import Operation, crc_digest, record_crcs
 from gaff.checkpoint.tag import TagFiles
-from gaff.checkpoint.transaction import Record, begun_operation, new_bytes, records, valid_records
+from gaff.checkpoint.transaction import Record, altered_since_reset, begun_operation, new_bytes, valid_records
 from gaff.checkpoint.unpickle import ITEM_SIZE
 from gaff.checkpoint.values import CopyReader, pieces
 from gaff.errors import CheckpointError, Location, Problem
@@ -33,6 +33,7 @@ def verify_tag(tag: Path) -> list[Problem]:
         layout = read_layout(tag)
         found += disagreements(layout)
         held = valid_records(tag)
+        found += [_altered(tag, name, record) for name, record in altered_since_reset(tag)]
     except CheckpointError as error:
         return [*found, *error.problems]
     if held:
@@ -41,9 +42,9 @@ def verify_tag(tag: Path) -> list[Problem]:
     return found
 
 
-def stale_records(tag: Path) -> int:
-    """How many records in the tag do not hold, because the tag was written again after them."""
-    return len(records(tag)) - len(valid_records(tag))
+def _altered(tag: Path, name: str, record: str) -> Problem:
+    what = f"record {record} was changed after the reset, by something else than training"
+    return Problem("altered-since-reset", what, "use another tag, or reset again", Location(str(tag / name)))
 
 
 def damaged_records(tag: Path) -> list[Problem]:
@@ -74,7 +75,8 @@ def _difference(layout: Layout, reader: CopyReader, copy: Copy) -> Problem | Non
     different = 0
     for start, stop in pieces(copy.start, copy.stop):
         mine = reader.copy(copy, start, stop)
-        master = reader.values(MASTER, start, stop).astype(mine.dtype)
+        with np.errstate(over="ignore"):  # beyond float16's range is infinity, as in training
+            master = reader.values(MASTER, start, stop).astype(mine.dtype)
         different += int(np.count_nonzero(mine.view(np.uint8) != master.view(np.uint8)))
     if not different:
         return None

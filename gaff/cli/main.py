@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``gaff``: finds the verb, runs it, and turns errors into sentences and exit codes."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from gaff import __version__
+from gaff.cli import plan, rehearse, run, status, surgery
+from gaff.errors import EXIT_FAILED, GaffError
+
+_EXIT_CODES = "exit codes: 0 done, 1 failed, 2 wrong usage or input, 75 interrupted and resumable"
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    parser = argparse.ArgumentParser(
+        prog="gaff",
+        description="Active forgetting for unmodified GPT-NeoX: trains in segments, resets embeddings exactly.",
+        epilog=_EXIT_CODES,
+    )
+    parser.add_argument("--version", action="version", version=f"gaff {__version__}")
+    subparsers = parser.add_subparsers(metavar="VERB", required=True)
+    for family in (run, rehearse, plan, status, surgery):
+        family.add_parser(subparsers)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command.  Returns its exit code."""
+    options = build_parser().parse_args(arguments)
+    try:
+        return int(options.run(options))
+    except GaffError as error:
+        for problem in error.problems:
+            print(f"gaff: {problem}", file=sys.stderr)
+        return error.exit_code
+    except BrokenPipeError:  # `gaff plan | head`
+        sys.stderr.close()
+        return EXIT_FAILED
+    except OSError as error:
+        print(f"gaff: {error.filename or 'the system'}: {error.strerror or error}.", file=sys.stderr)
+        return EXIT_FAILED

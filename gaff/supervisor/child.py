@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One launch of the trainer, seen from the supervisor: started under a guardian, its log read as it grows, ended for sure.
+
+The trainer writes straight into its log file, so no line is lost and nothing blocks when the supervisor dies.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+
+from gaff.supervisor import guardian
+from gaff.trainers.contract import Launch
+
+RUN_ID = "GAFF_RUN_ID"  # in the environment of every process of a run
+_STOP_WAIT_S = 30.0  # longer than the guardian's own grace
+
+
+class Child:
+    """A trainer at work.  Use as a context manager: leaving the block ends every process of it."""
+
+    def __init__(self, launch: Launch, log: Path, run_id: str) -> None:
+        self._log = log
+        self._read_to = 0
+        self._rest = b""
+        lifeline_read, self._lifeline = os.pipe()
+        environment = {**os.environ, **launch.env, RUN_ID: run_id}
+        # -I: what the launch puts on PYTHONPATH is for the trainer, not for the guardian
+        command = [sys.executable, "-I", guardian.__file__, str(lifeline_read), "--", *launch.argv]
+        with open(log, "ab") as output:
+            self._process = subprocess.Popen(
+                command,
+                cwd=launch.cwd,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                pass_fds=(lifeline_read,),
+                start_new_session=True,  # Ctrl-C reaches the supervisor alone, which then decides
+            )
+        os.close(lifeline_read)
+
+    def __enter__(self) -> Child:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.stop()
+        os.close(self._lifeline)
+
+    @property
+    def pid(self) -> int:
+        """The guardian's."""
+        return self._process.pid
+
+    def poll(self) -> int | None:
+        """Exit code once all has ended, negative for a signal; None while it runs."""
+        return self._process.poll()
+
+    def stop(self) -> None:
+        """Ask the trainer to end, and see to it."""
+        if self._process.poll() is None:
+            self._process.terminate()
+            try:
+                self._process.wait(_STOP_WAIT_S)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+
+    def kill(self) -> None:
+        """End the trainer at once: the guardian takes the closing lifeline for the supervisor's death."""
+        for process in psutil.Process(self._process.pid).children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+
+    def new_lines(self) -> Iterator[str]:
+        """Whole lines written since the last call.  Call once more after the end for the last ones."""
+        with open(self._log, "rb") as file:
+            file.seek(self._read_to)
+            data = file.read()
+        self._read_to += len(data)
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        for line in lines:
+            yield line.decode("utf-8", errors="replace")
+
+
+def end_leftovers(run_id: str) -> list[int]:
+    """Kill every process of this user that an earlier supervisor of the run left behind.  Returns their ids.
+
+    There are none unless a guardian was killed with -9 as well.
+    """
+    mine = psutil.Process().pid
+    found = [p for p in psutil.process_iter() if p.pid != mine and _run_of(p) == run_id]
+    for process in found:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(found, timeout=10)
+    return [p.pid for p in found]
+
+
+def _run_of(process: psutil.Process) -> str | None:
+    try:
+        return process.environ().get(RUN_ID)
+    except (psutil.Error, OSError):
+        return None
+
+
+def free_port() -> int:
+    """A TCP port on this machine that nothing listens on now."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])

@@ -1,0 +1,275 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The loop over segments: look where the run stands, make the reset that is due, train the next segment, look again.
+
+It keeps no state of its own between the turns: each turn begins with the checkpoint directory, so a run that was killed
+at any point is carried on by the same code that would have gone on.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from gaff import __version__
+from gaff.checkpoint.surgery import ResetRequest, ResetResult, reset
+from gaff.checkpoint.tag import tag_name
+from gaff.errors import GaffError, Interrupted, Location, Problem, TrainerError
+from gaff.files import make_directory_durably
+from gaff.plan.config import Config
+from gaff.plan.schedule import Reset, Segment
+from gaff.supervisor import progress
+from gaff.supervisor.child import Child, end_leftovers, free_port
+from gaff.supervisor.journal import Journal
+from gaff.supervisor.observer import Observer
+from gaff.supervisor.run_directory import RunDirectory
+from gaff.trainers.contract import ErrorLogged, Event, LoadFailed, ResumedAt, SegmentRequest, Trainer
+from gaff.trainers.loglines import LogParser
+
+_POLL_S = 0.1  # how often the log is read; a line is seen this much late at most
+
+
+@dataclass
+class _Signals:
+    """What has come in from outside.  A second SIGINT means: at once."""
+
+    name: str | None = None
+    urgent: bool = False
+
+    def receive(self, number: int, frame: object) -> None:
+        self.urgent = self.name is not None
+        self.name = signal.Signals(number).name
+
+    @contextmanager
+    def caught(self) -> Iterator[None]:
+        """Catch SIGINT and SIGTERM while the block runs."""
+        before = {number: signal.signal(number, self.receive) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+class Supervisor:
+    """One run.  ``run()`` does all that is left of it.
+
+    Args:
+        config: checked already.
+        segments: the whole plan, also what is done.
+        directory, run_id: an opened run directory, whose lock the caller holds.
+        trainer: checked already.
+        observer: is told what happens.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        segments: tuple[Segment, ...],
+        directory: RunDirectory,
+        run_id: str,
+        trainer: Trainer,
+        observer: Observer,
+    ) -> None:
+        self.config = config
+        self.segments = segments
+        self.directory = directory
+        self.run_id = run_id
+        self.trainer = trainer
+        self.observer = observer
+        self.journal = Journal(directory.journal)
+        self.signals = _Signals()
+
+    def run(self) -> None:
+        """Train and reset until ``train_iters``.
+
+        Raises:
+            Interrupted: a signal came, or the trainer was killed; the same command carries on.
+            GaffError: the trainer or a checkpoint failed.
+        """
+        with self.signals.caught():
+            outcome = "failed"
+            try:
+                self._start()
+                while (segment := self._next_segment()) is not None:
+                    self._train(segment)
+                self.journal.write("run_finished", iteration=self.segments[-1].stop)
+                outcome = "finished"
+            except Interrupted as error:
+                self.journal.write("run_interrupted", why=str(error))
+                outcome = "interrupted"
+                raise
+            except GaffError as error:
+                self.journal.write("run_failed", why=str(error))
+                raise
+            finally:
+                self.observer.close(outcome)
+
+    def _start(self) -> None:
+        left_behind = end_leftovers(self.run_id)
+        if left_behind:
+            self.journal.write("leftovers_killed", processes=left_behind)
+            self.observer.message(f"ended {len(left_behind)} processes that an earlier supervisor left behind")
+        done = progress.judge(self.directory.save).iteration
+        self.journal.write(
+            "run_started",
+            run_id=self.run_id,
+            gaff=__version__,
+            trainer=self.trainer.name,
+            command=sys.argv,
+            resume_iteration=done,
+            train_iters=self.segments[-1].stop,
+        )
+        self.observer.run_started(self.segments, self.segments[-1].stop, done)
+
+    def _next_segment(self) -> Segment | None:
+        """One turn's judgement: distrust what is not whole, make the reset that is due, choose what to train."""
+        save = self.directory.save
+        now = progress.judge(save)
+        for iteration, why in now.untrusted.items():
+            self._set_aside(iteration, why)
+        progress.mend_latest(save, now.iteration)
+        missed = progress.missed_reset(save, self.segments, now.iteration)
+        if missed:
+            raise _missed(save, missed)
+        due = progress.reset_due(self.segments, now.iteration)
+        if due:
+            self._reset(due)
+        if self.signals.name:
+            raise self._interrupted(now.iteration)
+        segment = progress.segment_after(self.segments, now.iteration)
+        if segment is None and now.iteration > self.segments[-1].stop:
+            what = f"`save` holds iteration {now.iteration}, beyond train_iters {self.segments[-1].stop}"
+            raise GaffError(Problem("beyond-the-end", what, "use another run directory", Location(str(save))))
+        return segment
+
+    def _set_aside(self, iteration: int, why: str) -> None:
+        self.journal.write("tag_set_aside", iteration=iteration, why=why)
+        place = progress.set_aside(self.directory.save, iteration)
+        self.observer.message(f"{tag_name(iteration)} {why}: set aside as {place.name}, an earlier tag is used")
+
+    def _reset(self, due: Reset) -> None:
+        tag = self.directory.save / tag_name(due.iteration)
+        settings = self.config.gaff
+        request = ResetRequest(due.number, settings.seed, settings.init, settings.moments, settings.save_forgotten)
+        self.journal.write("reset_begun", reset=due.number, iteration=due.iteration)
+        self.observer.reset_started(due)
+        began = time.monotonic()
+        result = reset(tag, request)
+        self._report_reset(due, result, time.monotonic() - began)
+
+    def _report_reset(self, due: Reset, result: ResetResult, seconds: float) -> None:
+        operation = result.operation
+        self.journal.write(
+            "reset_done",
+            reset=due.number,
+            iteration=due.iteration,
+            already_done=result.already_done,
+            copies=len(operation.edits),
+            bytes=operation.bytes_changed,
+            seconds=round(seconds, 4),
+            forgotten=dict(operation.forgotten),
+        )
+        self.observer.reset_done(due, seconds, len(operation.edits), operation.bytes_changed)
+
+    def _train(self, segment: Segment) -> None:
+        """Launch the trainer from the newest tag to the segment's end, and demand the checkpoint there."""
+        start = progress.judge(self.directory.save).iteration
+        folder = self.directory.segment(segment.number)
+        make_directory_durably(folder)
+        attempt = self.directory.attempts(segment.number) + 1
+        log = folder / f"attempt-{attempt}.log"
+        port = int(self.config.get("master_port") or free_port())
+        request = SegmentRequest(start, segment.stop, self.directory.save, folder, port)
+        launch = self.trainer.prepare(self.config, request)
+        self.journal.write(
+            "segment_launched",
+            segment=segment.number,
+            attempt=attempt,
+            start=start,
+            stop=segment.stop,
+            log=str(log.relative_to(self.directory.root)),
+            command=list(launch.argv),
+        )
+        self.observer.segment_started(segment, attempt)
+        watch = _Watch(start)
+        began = time.monotonic()
+        with Child(launch, log, self.run_id) as child:
+            code = self._follow(child, watch)
+        self.journal.write(
+            "segment_exited", segment=segment.number, returncode=code, seconds=round(time.monotonic() - began, 3)
+        )
+        self._demand_checkpoint(segment, code, watch, log)
+
+    def _follow(self, child: Child, watch: _Watch) -> int:
+        """Read the log until the trainer has ended, or must be ended.  Returns its exit code."""
+        while True:
+            code = child.poll()  # before reading, so that the last lines are not missed
+            for line in child.new_lines():
+                for event in watch.read(line):
+                    self.observer.event(event)
+            if code is not None:
+                return code
+            if self.signals.urgent:
+                child.kill()
+            elif self.signals.name or watch.fatal:
+                child.stop()
+            else:
+                time.sleep(_POLL_S)
+
+    def _demand_checkpoint(self, segment: Segment, code: int, watch: _Watch, log: Path) -> None:
+        now = progress.judge(self.directory.save)
+        if now.iteration == segment.stop:
+            if code:
+                self.observer.message(f"the trainer exited with {code}, but its checkpoint is whole")
+            self.journal.write("segment_done", segment=segment.number, iteration=segment.stop)
+            self.observer.segment_finished(segment)
+            return
+        if self.signals.name:
+            raise self._interrupted(now.iteration)
+        where = Location(str(log))
+        if watch.fatal:
+            raise TrainerError(Problem("wrong-start", watch.fatal, "read the log; nothing was overwritten", where))
+        if code < 0:
+            what = f"the trainer was killed by {signal.Signals(-code).name}; iteration {now.iteration} is safe"
+            raise Interrupted(Problem("trainer-killed", what, "run the same command again to carry on", where))
+        details = f" (exit code {code}{'; ' + watch.last_error if watch.last_error else ''}; log {log})"
+        raise progress.no_progress(self.directory.save, segment.stop, details)
+
+    def _interrupted(self, iteration: int) -> Interrupted:
+        what = f"stopped by {self.signals.name}; iteration {iteration} is safe"
+        return Interrupted(Problem("interrupted", what, "run the same command again to carry on"))
+
+
+class _Watch:
+    """What the log of one launch says that matters to the supervisor."""
+
+    def __init__(self, start: int) -> None:
+        self.start = start
+        self.fatal: str | None = None
+        self.last_error: str | None = None
+        self._parser = LogParser()
+
+    def read(self, line: str) -> list[Event]:
+        events = self._parser.feed(line)
+        for event in events:
+            if isinstance(event, ErrorLogged):
+                self.last_error = event.message
+            elif isinstance(event, ResumedAt) and event.iteration != self.start:
+                self.fatal = (
+                    f"the trainer starts from iteration {event.iteration} where {self.start} was asked, and was stopped"
+                )
+            elif isinstance(event, LoadFailed) and self.start:
+                self.last_error = event.message
+        return events
+
+
+def _missed(save: Path, missed: Reset) -> GaffError:
+    what = f"carries no reset {missed.number}, yet later checkpoints are there, so the run went on without it"
+    remedy = "use a fresh run directory, or move the later tags away to train them again"
+    where = Location(str(save / tag_name(missed.iteration)))
+    return GaffError(Problem("reset-missed", what, remedy, where))

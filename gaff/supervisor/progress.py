@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How far a run is, judged from its checkpoint directory alone.
+
+A tag counts when every file of it is there and whole and the trainer committed it (``configs/`` not older than any .pt
+file that surgery did not patch).  ``latest``, exit codes and log lines prove nothing.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from gaff.checkpoint.tag import TAG_NAME, TagFiles, tag_name
+from gaff.checkpoint.transaction import begun_operation, valid_records
+from gaff.errors import CheckpointError, GaffError, Location, Problem
+from gaff.files import fsync_directory, make_directory_durably, write_durably
+from gaff.plan.schedule import Reset, Segment
+
+SET_ASIDE = "set-aside"  # below `save`; GPT-NeoX takes any path with `global_step` in it for a checkpoint
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands.
+
+    Attributes:
+        iteration: the newest tag to be trusted; 0 for none, which is to start from scratch.
+        untrusted: tags beyond it, and why each is not trusted.
+    """
+
+    iteration: int
+    untrusted: dict[int, str]
+
+
+def tags(save: Path) -> list[int]:
+    """Iterations of all tag directories in ``save``, ascending."""
+    found = (TAG_NAME.fullmatch(p.name) for p in save.glob("global_step*") if p.is_dir())
+    return sorted(int(m[1]) for m in found if m)
+
+
+def judge(save: Path) -> Progress:
+    """Look at the tags, newest first, until one can be trusted.  Reads directories and pickles, not tensors."""
+    untrusted: dict[int, str] = {}
+    for iteration in reversed(tags(save)):
+        if iteration == 0:
+            break
+        why = why_untrusted(save / tag_name(iteration), iteration)
+        if why is None:
+            return Progress(iteration, untrusted)
+        untrusted[iteration] = why
+    return Progress(0, untrusted)
+
+
+def why_untrusted(tag: Path, iteration: int) -> str | None:
+    """Why a tag is not to be resumed from, or None when it can be."""
+    files = TagFiles(tag)
+    problems = files.problems()
+    if problems:
+        return problems[0].what
+    if files.iteration != iteration:
+        return f"holds iteration {files.iteration}"
+    late = files.written_after_commit()
+    if late and not set(late) <= _operated_files(tag):
+        return f"was not committed: {late[0]} is newer than configs/"
+    return None
+
+
+def _operated_files(tag: Path) -> set[str]:
+    """Files that surgery patched after the trainer was done with them, or was about to."""
+    try:
+        begun = begun_operation(tag)
+        if begun is not None:
+            return set(begun.crcs_before)
+        return {name for record in valid_records(tag) for name in record.crcs_after}
+    except CheckpointError:
+        return set()
+
+
+def segment_after(segments: Sequence[Segment], iteration: int) -> Segment | None:
+    """The segment that trains the iteration after ``iteration``; None when the run is finished."""
+    return next((s for s in segments if s.start <= iteration < s.stop), None)
+
+
+def reset_due(segments: Sequence[Segment], iteration: int) -> Reset | None:
+    """The reset that belongs into the tag of ``iteration``, done or not."""
+    return next((s.reset for s in segments if s.reset and s.reset.iteration == iteration), None)
+
+
+def missed_reset(save: Path, segments: Sequence[Segment], iteration: int) -> Reset | None:
+    """A reset that the tags show was passed over: its tag is there, later ones too, and it carries no reset."""
+    there = set(tags(save))
+    for segment in segments:
+        reset = segment.reset
+        if reset and reset.iteration < iteration and reset.iteration in there:
+            done = valid_records(save / tag_name(reset.iteration))
+            if not any(r.operation.reset == reset.number for r in done):
+                return reset
+    return None
+
+
+def set_aside(save: Path, iteration: int) -> Path:
+    """Move a tag out of the trainer's sight, without deleting anything.  Returns where it went."""
+    folder = save / SET_ASIDE
+    make_directory_durably(folder)
+    taken = {p.name for p in folder.iterdir()}
+    name = next(n for i in range(1, len(taken) + 2) if (n := f"iteration{iteration}-{i}") not in taken)
+    os.rename(save / tag_name(iteration), folder / name)
+    fsync_directory(folder)
+    fsync_directory(save)
+    return folder / name
+
+
+def mend_latest(save: Path, iteration: int) -> None:
+    """See to it that ``latest`` does not name a tag that is missing or untrusted."""
+    latest = save / "latest"
+    if iteration == 0:
+        latest.unlink(missing_ok=True)
+    elif not latest.is_file() or latest.read_text(encoding="utf-8", errors="replace") != tag_name(iteration):
+        write_durably(latest, tag_name(iteration).encode())
+
+
+def no_progress(save: Path, stop: int, details: str) -> GaffError:
+    """The error of a segment that ended without the checkpoint that was asked of it."""
+    tag = save / tag_name(stop)
+    why = why_untrusted(tag, stop) if tag.is_dir() else "is not there"
+    what = f"the trainer ended, and the checkpoint at iteration {stop} {why}{details}"
+    remedy = "read the log, mend the cause, and run the same command again"
+    return GaffError(Problem("no-checkpoint-written", what, remedy, Location(str(tag))))

@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a run leaves behind, and where.
+
+::
+
+    RUN/
+      run.json             who this run is
+      config.yml           the effective config, as one file
+      plan.json            segments and resets
+      journal.jsonl        the history
+      lock                 held by the supervisor at work
+      segments/0001/       one segment: the trainer's config, attempt-1.log, attempt-2.log …
+      checkpoints/         the tags, unless the config names another `save`
+      checkpoints/set-aside/   tags that were incomplete and not trusted
+      loss_curve.png, report.html, summary.json
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from gaff import __version__
+from gaff.checkpoint.tag import TAG_NAME
+from gaff.errors import InputError, Location, Problem
+from gaff.files import make_directory_durably, write_durably, write_json_durably
+from gaff.plan.config import Config, load_config
+
+SCHEMA = "gaff.run/1"
+SAVE_MARK = "gaff-run.json"  # in the save directory: whose checkpoints these are
+
+# Keys that do not change what is trained, so a run may be carried on with other values.
+FREE_KEYS = frozenset(
+    "master_port hostfile include exclude num_workers log_interval steps_per_print wall_clock_breakdown "
+    "tensorboard_dir use_wandb wandb_group wandb_team wandb_project wandb_host wandb_init_all_ranks comment account "
+    "launcher no_ssh_check log_dir exit_interval gaff.neox_dir gaff.neox_python".split()
+)
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """Paths of one run.  ``root`` and ``save`` are absolute."""
+
+    root: Path
+    save: Path
+
+    @property
+    def journal(self) -> Path:
+        return self.root / "journal.jsonl"
+
+    @property
+    def lock(self) -> Path:
+        return self.root / "lock"
+
+    @property
+    def config(self) -> Path:
+        return self.root / "config.yml"
+
+    @property
+    def plan(self) -> Path:
+        return self.root / "plan.json"
+
+    @property
+    def identity(self) -> Path:
+        return self.root / "run.json"
+
+    def segment(self, number: int) -> Path:
+        return self.root / "segments" / f"{number:04d}"
+
+    def attempts(self, number: int) -> int:
+        """How often segment ``number`` was launched so far."""
+        return len(list(self.segment(number).glob("attempt-*.log")))
+
+
+def run_directory(root: Path, config: Config) -> RunDirectory:
+    """The run directory of a config: its own ``save``, or ``checkpoints`` below ``root``."""
+    root = root.absolute()
+    save = config.get("save")
+    return RunDirectory(root, Path(save).absolute() if save else root / "checkpoints")
+
+
+def open_run(directory: RunDirectory, config: Config, plan: dict[str, Any]) -> str:
+    """Create the run directory, or make sure that it belongs to this config.  Returns the run's id.
+
+    Raises:
+        InputError: the run directory holds a run with other settings, or ``save`` holds somebody else's checkpoints.
+    """
+    if directory.identity.is_file():
+        run_id = str(json.loads(directory.identity.read_text(encoding="utf-8"))["run_id"])
+        _refuse_other_settings(directory, config)
+    else:
+        run_id = uuid.uuid4().hex
+    run_id = _claim_save(directory, run_id)
+    if not directory.identity.is_file():
+        make_directory_durably(directory.root / "segments")
+        write_durably(directory.config, config.to_yaml().encode())
+        write_json_durably(directory.plan, plan)
+        created = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        identity = {"schema": SCHEMA, "run_id": run_id, "created": created, "gaff": __version__}
+        write_json_durably(directory.identity, {**identity, "save": str(directory.save)})
+    return run_id
+
+
+def _claim_save(directory: RunDirectory, run_id: str) -> str:
+    """Mark ``save`` as this run's, unless it is another's or holds tags that no run of GAFF wrote.
+
+    Returns the run's id, which is the mark's where this very run directory left it before it was killed.
+    """
+    mark = directory.save / SAVE_MARK
+    where = Location(str(directory.save))
+    if mark.is_file():
+        owner = json.loads(mark.read_text(encoding="utf-8"))
+        if owner["run_directory"] == str(directory.root) and not directory.identity.is_file():
+            return str(owner["run_id"])
+        if owner["run_id"] != run_id:
+            what = f"`save` holds the checkpoints of another run, {owner['run_directory']}"
+            remedy = "carry that run on with its own --run-dir, or choose another save"
+            raise InputError(Problem("save-taken", what, remedy, where))
+        return run_id
+    if any(TAG_NAME.fullmatch(p.name) for p in directory.save.glob("*")):
+        what = "`save` holds checkpoints that this run did not write"
+        remedy = "choose an empty `save`, or leave it out and let GAFF keep them in the run directory"
+        raise InputError(Problem("save-taken", what, remedy, where))
+    make_directory_durably(directory.save)
+    write_json_durably(mark, {"run_id": run_id, "run_directory": str(directory.root)})
+    return run_id
+
+
+def _refuse_other_settings(directory: RunDirectory, config: Config) -> None:
+    then, now = _settings(load_config([directory.config])), _settings(config)
+    changed = sorted(k for k in then.keys() | now.keys() if then.get(k) != now.get(k))
+    if not changed:
+        return
+    key = changed[0]
+    what = f"the run in {directory.root} began with {key} = {then.get(key)!r}, and now it is {now.get(key)!r}"
+    more = f" ({len(changed) - 1} more keys differ)" if len(changed) > 1 else ""
+    remedy = f"set it back, or start a new run with another --run-dir{more}"
+    raise InputError(Problem("settings-changed", what, remedy, config.where(key)))
+
+
+def _settings(config: Config) -> dict[str, Any]:
+    """Everything that decides what is trained, flat."""
+    gaff = {f"gaff.{name}": getattr(config.gaff, name) for name in config.gaff.__dataclass_fields__}
+    return {k: v for k, v in {**config.neox, **gaff}.items() if k not in FREE_KEYS}
