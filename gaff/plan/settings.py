@@ -67,6 +67,9 @@ class GaffSettings:
     neox_dir: str | None = field(
         default=None, metadata=_about("the GPT-NeoX checkout; else --neox-dir or GPT_NEOX_DIR")
     )
+    neox_python: str | None = field(
+        default=None, metadata={"doc": "the Python that has GPT-NeoX's packages; else GPT_NEOX_PYTHON, else GAFF's own"}
+    )
     save_forgotten: bool = field(
         default=False, metadata=_about("keep what was forgotten as safetensors inside the tag")
     )

@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The plan of a run: segments, resets, sizes and tokens, worked out from the config before anything starts."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from gaff.errors import InputError, Problem
+from gaff.plan import checks
+from gaff.plan.config import Config
+from gaff.plan.estimates import Batch, batch, checkpoint_bytes, tags
+from gaff.plan.model import ModelSize, model_size
+from gaff.plan.schedule import Reset, Segment, schedule
+from gaff.plan.typed import integer, pipeline, precision, tensor_parallel, zero_stage
+
+SCHEMA = "gaff.plan/1"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run will do and need.
+
+    Attributes:
+        train_iters: iterations in all.
+        reset_every: k, None for a baseline.
+        segments: in order; each but the last ends in a reset.
+        forgets: what is forgotten, and where new values come from, in words.
+        layout: precision, ZeRO stage and parallelism, in words.
+        model: parameters, None when they cannot be counted.
+        model_unknown: then, why not.
+        batch: tokens per iteration, None when its keys are missing.
+        checkpoint_bytes: one tag, None without ``model``.
+        tags: iterations that leave a tag.
+        warnings: what a person should read beforehand.
+    """
+
+    train_iters: int
+    reset_every: int | None
+    segments: tuple[Segment, ...]
+    forgets: str
+    layout: str
+    model: ModelSize | None
+    model_unknown: str
+    batch: Batch | None
+    checkpoint_bytes: int | None
+    tags: tuple[int, ...]
+    warnings: tuple[Problem, ...]
+
+    @property
+    def resets(self) -> tuple[Reset, ...]:
+        return tuple(segment.reset for segment in self.segments if segment.reset)
+
+    @property
+    def tokens(self) -> int | None:
+        """Tokens of the whole run, None when the number of GPUs is not known."""
+        per_iteration = self.batch.tokens if self.batch else None
+        return None if per_iteration is None else per_iteration * self.train_iters
+
+    @property
+    def disk_bytes(self) -> int | None:
+        """All tags together; a tag at iteration 0, which has no moments yet, is counted in full."""
+        return None if self.checkpoint_bytes is None else self.checkpoint_bytes * len(self.tags)
+
+    def to_json(self) -> dict[str, Any]:
+        """The plan as plain JSON values.  ``schema`` changes when a key changes its meaning or goes away."""
+        return {
+            "schema": SCHEMA,
+            "train_iters": self.train_iters,
+            "reset_every": self.reset_every,
+            "forgets": self.forgets,
+            "layout": self.layout,
+            "segments": [
+                {"number": s.number, "start": s.start, "stop": s.stop, "reset": s.reset.number if s.reset else None}
+                for s in self.segments
+            ],
+            "resets": [asdict(reset) for reset in self.resets],
+            "model": _model_json(self.model),
+            "model_unknown": self.model_unknown or None,
+            "batch": _batch_json(self.batch),
+            "tokens": self.tokens,
+            "checkpoint_bytes": self.checkpoint_bytes,
+            "tags": list(self.tags),
+            "disk_bytes": self.disk_bytes,
+            "warnings": [problem_json(problem) for problem in self.warnings],
+        }
+
+
+def build_plan(config: Config) -> Plan:
+    """Work out the plan.
+
+    Raises:
+        InputError: ``train_iters`` is missing or unusable, without which there is none.  Other problems of the config
+            (:func:`gaff.plan.checks.check`) leave gaps in the plan, not more.
+    """
+    train_iters = integer(config, "train_iters")
+    if train_iters is None or train_iters < 1:
+        what = "there is no plan without a usable `train_iters`"
+        raise InputError(config.problem("train-iters-missing", "train_iters", what, "give the length of the run"))
+    gaff = config.gaff
+    segments = schedule(train_iters, gaff.reset_every, gaff.first_reset, gaff.last_reset)
+    size = model_size(config)
+    counted = size if isinstance(size, ModelSize) else None
+    return Plan(
+        train_iters=train_iters,
+        reset_every=gaff.reset_every,
+        segments=segments,
+        forgets=_forgets(config),
+        layout=_layout(config),
+        model=counted,
+        model_unknown=size if isinstance(size, str) else "",
+        batch=batch(config),
+        checkpoint_bytes=checkpoint_bytes(config, counted) if counted else None,
+        tags=tags(config, (segment.stop for segment in segments), train_iters),
+        warnings=tuple(checks.warnings(config)),
+    )
+
+
+def problem_json(problem: Problem) -> dict[str, Any]:
+    """A problem as plain JSON values."""
+    where = problem.where
+    return {
+        "id": problem.id,
+        "what": problem.what,
+        "remedy": problem.remedy,
+        "file": where.file if where else None,
+        "line": where.line if where and where.line else None,
+    }
+
+
+def _forgets(config: Config) -> str:
+    gaff = config.gaff
+    if gaff.reset_every is None:
+        return "nothing (baseline)"
+    new = str(gaff.init)
+    if gaff.init.kind == "config":
+        new = f"as init_method {config.get('init_method', 'normal')}"
+    return f"{gaff.parameters.replace('_', ' ')}, new values {new}, moments {gaff.moments}, seed {gaff.seed}"
+
+
+def _layout(config: Config) -> str:
+    return (
+        f"{precision(config)}, ZeRO {zero_stage(config)}, tensor parallel {tensor_parallel(config)},"
+        f" pipeline {pipeline(config)}"
+    )
+
+
+def _model_json(model: ModelSize | None) -> dict[str, Any] | None:
+    return None if model is None else {**asdict(model), "total": model.total, "share": model.share}
+
+
+def _batch_json(value: Batch | None) -> dict[str, Any] | None:
+    if value is None:
+        return None
+    return {**asdict(value), "tokens": value.tokens, "tokens_per_gpu": value.tokens_per_gpu}

@@ -1,0 +1,253 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A config made small enough for a laptop CPU and the bundled trainer, with the shape of its schedule kept.  Pure.
+
+Kept: the pattern of resets, warm-up and decay as fractions of the run, learning rates, optimizer, ZeRO stage, tied or
+untied embeddings, positions, residual style, initialisers, pipeline parallelism as far as the ranks allow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from gaff.plan.config import Config
+from gaff.plan.neox_keys import DEFAULTS, PATH_LISTS
+from gaff.plan.shrink_schedule import ShrunkSchedule, shrink_schedule
+from gaff.plan.typed import at_least, integer, items, mapping, number, pipeline, precision, tensor_parallel, word
+
+MAX_LAYERS, MAX_HIDDEN, MAX_HEADS, MAX_SEQUENCE = 4, 128, 4, 128
+MAX_MICRO_BATCH, MAX_ACCUMULATION = 4, 4
+_BUCKET = 5_000_000  # elements; DeepSpeed allocates its communication buckets in full, 2 GB at the usual 5e8
+_GATED_UNIT, _PLAIN_UNIT = 48, 16  # multiples of which an MLP width keeps whole after the 2/3 of gated activations
+
+#: Keys about machines, dashboards and other data, which mean nothing in a rehearsal.
+_DROPPED = (
+    *(
+        "hostfile",
+        "include",
+        "exclude",
+        "num_nodes",
+        "num_gpus",
+        "launcher",
+        "master_addr",
+        "force_multi",
+        "no_ssh_check",
+    ),
+    *("deepspeed_slurm", "deepspeed_mpi", "account", "comment", "log_dir", "tensorboard_dir", "tensorboard", "load"),
+    *("wandb", "wandb_group", "wandb_run_name", "wandb_team", "wandb_project", "wandb_host", "wandb_init_all_ranks"),
+    *("use_comet", "comet_workspace", "comet_project", "comet_experiment_name", "comet_tags", "comet_others"),
+    *("exit_interval", "iteration", "train_batch_size", "merge_file", "fp32_allreduce", "keep_last_n_checkpoints"),
+    *("train_data_weights", "valid_data_weights", "test_data_weights", "weight_by_num_documents"),
+    *PATH_LISTS,
+)
+
+
+@dataclass(frozen=True)
+class _Target:
+    """What the rehearsal gives."""
+
+    schedule: ShrunkSchedule
+    ranks: int
+    data_path: Path
+    vocab_file: Path | None
+    vocab_size: int
+    save: Path
+    precision: str
+
+
+def shrink(
+    config: Config,
+    *,
+    iterations: int,
+    resets: int,
+    ranks: int,
+    data_path: Path,
+    vocab_file: Path | None,
+    vocab_size: int,
+    save: Path,
+    precision: str | None = None,
+) -> tuple[Config, tuple[str, ...]]:
+    """The rehearsal of a run.
+
+    Args:
+        config: the user's, without schedule or model errors (:func:`gaff.plan.checks.check` with ``files=False``).
+        iterations: length of the rehearsal, more than ``resets``.
+        resets: how many resets happen; none where the config says ``reset_every: never``.
+        ranks: processes; pipeline times data parallelism equals it.
+        data_path: prefix of the .bin/.idx pair to train on.
+        vocab_file: its tokenizer.json, or None for GPT-NeoX's CharLevelTokenizer.
+        vocab_size: tokens of that tokenizer, for the sentence about it.
+        save: where checkpoints go.
+        precision: fp32 or bfloat16 instead of the config's.
+
+    Returns:
+        The small config, with ``trainer: bundled``; and a sentence for each thing that was shrunk or left out.
+    """
+    target = _Target(
+        schedule=shrink_schedule(config, iterations, resets),
+        ranks=ranks,
+        data_path=data_path,
+        vocab_file=vocab_file,
+        vocab_size=vocab_size,
+        save=save,
+        precision=precision or _precision_of(config),
+    )
+    neox = {key: value for key, value in config.neox.items() if key not in _DROPPED}
+    for part in (_schedule, _model, _layout, _precision, _data):
+        neox.update(part(config, target))
+    neox = {key: value for key, value in neox.items() if value is not None}
+    small = replace(config, neox=neox, gaff=target.schedule.settings(config.gaff))
+    return small, tuple(_sentences(config, small, target))
+
+
+def _schedule(config: Config, target: _Target) -> dict[str, Any]:
+    plan = target.schedule
+    decay = integer(config, "lr_decay_iters")
+    factor = number(config, "checkpoint_factor")
+    linear = word(config, "checkpoint_scale") == "linear"
+    least = max(1, plan.unit // 4)  # a tiny model spends longer saving than training
+    scaled = {round(i * plan.unit_scale) for i in items(config, "extra_save_iters") if isinstance(i, int)}
+    return {
+        "train_iters": plan.train_iters,
+        "lr_decay_iters": max(1, round(decay * plan.scale)) if decay else None,
+        "checkpoint_factor": max(least, round(factor * plan.unit_scale)) if factor and linear else factor,
+        "extra_save_iters": sorted(i for i in scaled if i == 0 or least <= i <= plan.train_iters) or None,
+        "log_interval": plan.log_interval,
+        "steps_per_print": plan.train_iters,
+        "eval_iters": 0,
+        "eval_interval": plan.train_iters,
+    }
+
+
+def _model(config: Config, target: _Target) -> dict[str, Any]:
+    hidden, heads = at_least(config, "hidden_size", 1), at_least(config, "num_attention_heads", 1)
+    small_heads = min(heads, MAX_HEADS)
+    small_hidden = min(hidden, MAX_HIDDEN) // small_heads * small_heads
+    layers = min(at_least(config, "num_layers", 1), MAX_LAYERS)
+    sequence = min(at_least(config, "seq_length", 1), MAX_SEQUENCE)
+    kv_heads = integer(config, "num_kv_heads")
+    return {
+        "num_layers": layers,
+        "hidden_size": small_hidden,
+        "num_attention_heads": small_heads,
+        "num_kv_heads": max(1, small_heads * kv_heads // heads) if kv_heads else None,
+        "intermediate_size": _mlp_width(config, small_hidden / hidden),
+        "attention_config": _attention(config, layers),
+        "seq_length": sequence,
+        "max_position_embeddings": sequence,
+        "train_micro_batch_size_per_gpu": min(integer(config, "train_micro_batch_size_per_gpu") or 4, MAX_MICRO_BATCH),
+        "gradient_accumulation_steps": min(at_least(config, "gradient_accumulation_steps", 1), MAX_ACCUMULATION),
+    }
+
+
+def _mlp_width(config: Config, ratio: float) -> int | None:
+    width = integer(config, "intermediate_size")
+    if width is None or ratio == 1:
+        return width
+    gated = word(config, "activation") in ("geglu", "reglu", "swiglu", "bilinear", "glu")
+    unit = _GATED_UNIT if gated else _PLAIN_UNIT
+    return max(1, round(width * ratio / unit)) * unit
+
+
+def _attention(config: Config, layers: int) -> list[Any] | None:
+    """The attention types of the first ``layers`` layers, in GPT-NeoX's notation."""
+    types: list[Any] = []
+    for item in items(config, "attention_config"):
+        if isinstance(item, list) and len(item) == 2 and isinstance(item[0], list):
+            types += item[0] * (item[1] if isinstance(item[1], int) else layers)
+        else:
+            types.append(item)
+    if not types:
+        return None
+    types = (types * layers)[:layers]
+    return [[types[:1], layers]] if len(set(types)) == 1 else [[types, 1]]
+
+
+def _layout(config: Config, target: _Target) -> dict[str, Any]:
+    stages = pipeline(config)
+    while stages > 1 and (target.ranks % stages or stages > MAX_LAYERS):
+        stages -= 1
+    zero = dict(mapping(config, "zero_optimization")) or None
+    if zero:
+        for key in ("reduce_bucket_size", "allgather_bucket_size"):
+            if isinstance(zero.get(key), (int, float)):
+                zero[key] = min(zero[key], _BUCKET)
+        for key in ("cpu_offload", "offload_optimizer", "offload_param", "overlap_comm"):
+            if zero.get(key):
+                del zero[key]
+    return {
+        "pipe_parallel_size": stages,
+        "model_parallel_size": 1,
+        "sequence_parallel": None,
+        "global_num_gpus": target.ranks,
+        "zero_optimization": zero,
+        "distributed_backend": "gloo",
+        "use_wandb": False,
+    }
+
+
+def _precision(config: Config, target: _Target) -> dict[str, Any]:
+    if target.precision == _precision_of(config):
+        return {}
+    keys: dict[str, Any] = {"precision": target.precision, "fp16": None, "bf16": None, "fp16_lm_cross_entropy": None}
+    if target.precision == "bfloat16":
+        keys["data_types"] = {"grad_accum_dtype": "fp32"}  # without it bf16 breaks in a pipeline
+    return keys
+
+
+def _data(config: Config, target: _Target) -> dict[str, Any]:
+    return {
+        "data_path": str(target.data_path),
+        "data_impl": "mmap",
+        "num_workers": 0,
+        "tokenizer_type": "HFTokenizer" if target.vocab_file else "CharLevelTokenizer",
+        "vocab_file": str(target.vocab_file) if target.vocab_file else None,
+        "save": str(target.save),
+    }
+
+
+_precision_of = precision
+
+#: What is compared before and after: (key, word for it).
+_COMPARED: Mapping[str, Callable[[Config], Any]] = {
+    **{
+        key: lambda config, key=key: config.get(key, DEFAULTS.get(key))  # type: ignore[misc]
+        for key in (
+            *("train_iters", "lr_decay_iters", "checkpoint_factor", "extra_save_iters", "log_interval"),
+            *("num_layers", "hidden_size", "num_attention_heads", "num_kv_heads", "intermediate_size"),
+            *("seq_length", "max_position_embeddings"),
+            *("train_micro_batch_size_per_gpu", "gradient_accumulation_steps"),
+        )
+    },
+    "reset_every": lambda config: config.gaff.reset_every,
+    "first_reset": lambda config: config.gaff.first_reset,
+    "last_reset": lambda config: config.gaff.last_reset,
+    "model_parallel_size": tensor_parallel,
+    "pipe_parallel_size": pipeline,
+    "precision": precision,
+}
+
+
+def _sentences(config: Config, small: Config, target: _Target) -> list[str]:
+    said = []
+    for name, value in _COMPARED.items():
+        before, after = value(config), value(small)
+        if before != after:
+            said.append(f"{name} {_short(before)} -> {_short(after)}")
+    said.append(f"data and tokenizer replaced, vocabulary of {target.vocab_size:,} tokens")
+    if config.get("eval_iters", DEFAULTS["eval_iters"]):
+        said.append("no validation")
+    if mapping(config, "zero_optimization") != mapping(small, "zero_optimization"):
+        said.append("zero_optimization: smaller communication buckets, no overlap or offload")
+    if config.get("fp32_allreduce"):
+        said.append("fp32_allreduce left out")
+    return said
+
+
+def _short(value: object) -> str:
+    if value is None:
+        return "none"
+    text = str(value)
+    return text if len(text) <= 40 else f"{text[:36]} …]"

@@ -1,0 +1,218 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every rule: the bad input, its id, and the line it is blamed on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from gaff.errors import Location, Problem
+from gaff.plan.checks import check
+from gaff.plan.config import Config, load_config
+
+Problems = Callable[..., list[Problem]]
+Load = Callable[..., Config]
+
+
+def test_the_good_config_has_no_problems_and_no_warnings(problems: Problems, warned: Problems) -> None:
+    assert problems() == []
+    assert warned() == []
+
+
+#: (what the good config says, what it says instead, id, line, part of the sentence)
+WRONG = [
+    # issue 2, by name
+    ("seed: 7", "reset_evry: 7", "unknown-gaff-key", 3, "did you mean `reset_every`?"),
+    ("seed: 7", "seed: seven", "gaff-value", 3, "must be an integer of at least 0"),
+    ("1.0e-8", "1e-8", "yaml-trap", 26, "write 1.0e-8"),
+    ("data/text_document", "data/absent", "data-file-missing", 17, "absent.bin and "),
+    ("reset_every: 100", "reset_every: 0", "gaff-value", 2, "at least 1"),
+    ("reset_every: 100", "reset_every: 400", "no-reset-fits", 2, "is not below train_iters (400)"),
+    ("reset_every: 100", "reset_every: 5000", "no-reset-fits", 2, "is not below train_iters (400)"),
+    ("eval_iters: 0", "eval_iters: 0\nsave: a\nload: b", "load-differs-from-save", 33, "another directory"),
+    ("eval_iters: 0", "eval_iters: 0\nload: b", "load-differs-from-save", 32, "`save` is not given"),
+    ("eval_iters: 0", "keep_last_n_checkpoints: 3", "keep-last-n", 31, "the one to resume from"),
+    ("CharLevelTokenizer", "HFTokenizer\nvocab_file: t.json", "tokenizer-file-missing", 19, "t.json is not there"),
+    # schedule
+    ("seed: 7", "first_reset: 400", "no-reset-fits", 3, "is not below train_iters"),
+    ("seed: 7", "last_reset: 50", "last-before-first", 3, "before the first reset (100)"),
+    ("reset_every: 100", "reset_every: never\n  first_reset: 5", "reset-never", 3, "makes no resets"),
+    ("train_iters: 400", "train_epochs: 2", "train-epochs", 4, "give `train_iters` instead"),
+    ("train_iters: 400", "train_iters: 0", "not-positive", 4, "at least 1, not 0"),
+    ("train_iters: 400", "train_iters:", "train-iters-missing", 4, "is missing"),
+    ("train_iters: 400", "train_iters: 400.0", "wrong-type", 4, "write train_iters: 400"),
+    ("eval_iters: 0", "warmup: 10", "warmup-fraction", 31, "no fraction"),
+    ("eval_iters: 0", "lr_decay_fraction: 2", "lr-decay-fraction", 31, "not between 0 and 1"),
+    ("min_lr: 0.0001", "min_lr: 0.1", "min-lr-above-lr", 27, "above the learning rate"),
+    ("lr: 0.001", "lr: -1", "lr-value", 24, "no usable learning rate"),
+    ("checkpoint_factor: 100", "checkpoint_factor: 0", "checkpoint-factor", 5, "whole number"),
+    ("checkpoint_factor: 100", "checkpoint_factor: 2.5", "checkpoint-factor", 5, "whole number"),
+    ("eval_iters: 0", "save: runs/global_step/x", "save-name", 31, "the name of a tag"),
+    # types
+    ("eval_iters: 0", "exit_interval: 5.0", "wrong-type", 31, "write exit_interval: 5"),
+    ("eval_iters: 0", "eval_iters: no", "wrong-type", 31, "must be an integer, not the true/false value"),
+    ("eval_iters: 0", "finetune: 1", "wrong-type", 31, "must be true or false"),
+    ("eval_iters: 0", "precision: half", "not-a-choice", 31, "fp16, fp32, bfloat16"),
+    ("eval_iters: 0", "extra_save_iters: [1, x]", "wrong-type", 31, "must hold integers"),
+    ("log_interval: 10", "log_interval: 0", "not-positive", 6, "at least 1"),
+    ("betas: [0.9, 0.95]", "betas: 0.9", "wrong-type", 25, "two numbers"),
+    ("eps: 1.0e-8", "eps: small", "wrong-type", 26, "must be a number"),
+    ("tokenizer_type: CharLevelTokenizer", "tokenizer_type: Words", "not-a-choice", 18, "HFTokenizer"),
+    ("num_layers: 2\n", "", "key-missing", 0, "`num_layers` is missing"),
+    ("train_micro_batch_size_per_gpu: 2\n", "", "key-missing", 0, "`train_batch_size` is given"),
+    ("lr: 0.001\n", "x: 1\n", "lr-missing", 21, "`optimizer.params.lr` is missing"),
+    ("optimizer:\n  type: Adam\n", "optimizer:\n", "optimizer-missing", 21, "`optimizer` block"),
+    # checkpoints
+    ("eval_iters: 0", "finetune: true", "finetune", 31, "fresh optimizer"),
+    ("eval_iters: 0", "no_load_optim: true", "no-load-optim", 31, "cannot train"),
+    ("eval_iters: 0", "no_save_rng: true", "no-save-rng", 31, "nothing trained"),
+    ("eval_iters: 0", "s3_path: s3://bucket/x", "s3-path", 31, "before the reset"),
+    ("eval_iters: 0", "adlr_autoresume: true", "adlr-autoresume", 31, "does nothing"),
+    (
+        "eval_iters: 0",
+        "checkpoint_validation_with_forward_pass: true",
+        "checkpoint-validation-with-forward-pass",
+        31,
+        "stored logits",
+    ),
+    (
+        "eval_iters: 0",
+        "checkpoint: {use_node_local_storage: true}",
+        "checkpoint-use-node-local-storage",
+        31,
+        "its own shards",
+    ),
+    (
+        "eval_iters: 0",
+        "override_lr_scheduler: true\nuse_checkpoint_lr_scheduler: true",
+        "lr-scheduler-flags",
+        31,
+        "both true",
+    ),
+    # files
+    ("data_path: data/text_document", "x: 1", "data-missing", 0, "neither `data_path`"),
+    ("data/text_document", "data/text_document.bin", "data-suffix", 17, "without .bin"),
+    ("eval_iters: 0", "train_data_paths: [data/text_document]", "data-twice", 17, "both given"),
+    ("data_path: data/text_document", "train_data_paths: [data/text_document]", "data-lists", 17, "`valid_data_paths`"),
+    ("eval_iters: 0", "hostfile: hosts", "hostfile-missing", 31, "is not there"),
+    ("eval_iters: 0", "save: data/text_document.bin", "save-not-directory", 31, "names a file"),
+    ("seed: 7", "init: new.safetensors", "init-file-missing", 3, "is not there"),
+    ("CharLevelTokenizer", "HFTokenizer", "tokenizer-file-missing", 0, "needs `vocab_file`"),
+    ("CharLevelTokenizer", "TiktokenTokenizer", "tokenizer-file-missing", 0, "name of an encoding"),
+    ("CharLevelTokenizer", "HFTokenizer\nvocab_file: run.yml", "tokenizer-file-kind", 19, "no file for HFTokenizer"),
+    # model and layout
+    ("hidden_size: 64", "hidden_size: 66", "hidden-heads", 8, "not a multiple of num_attention_heads"),
+    ("seq_length: 32", "seq_length: 64", "sequence-length", 10, "above max_position_embeddings"),
+    ("eval_iters: 0", "num_kv_heads: 3", "kv-heads", 31, "does not divide"),
+    ("eval_iters: 0", "intermediate_size: 8\nexpansion_factor: 2", "mlp-size", 31, "both given"),
+    ("{stage: 1}", "{stage: 7}", "zero-stage", 20, "must be 0, 1, 2 or 3, not 7"),
+    ("{stage: 1}", "{stage: '1'}", "yaml-trap", 20, "quotes"),
+    ("{stage: 1}", "{stage: 2}", "zero-with-model-parallel", 20, "trains nothing"),
+    ("zero_optimization: {stage: 1}", "precision: bfloat16", "bf16-without-zero", 20, "TypeError"),
+    ("eval_iters: 0", "precision: fp32\nfp16: {enabled: true}", "precision-conflict", 31, "contradicts"),
+    ("eval_iters: 0", "fp16: {loss_scale: 0}", "fp16-enabled", 31, "no key `enabled`"),
+    ("global_num_gpus: 2", "global_num_gpus: 3\nmodel_parallel_size: 2", "gpus-layout", 16, "not a multiple"),
+    ("eval_iters: 0", "train_batch_size: 5", "batch-size", 31, "x 2 data-parallel ranks (4)"),
+    ("pipe_parallel_size: 1\n", "", "layout-not-in-this-version", 0, "`pipe_parallel_size` of at least 1"),
+    ("{stage: 1}", "{stage: 0}", "layout-not-in-this-version", 20, "this is stage 0"),
+    ("type: Adam", "type: Lion", "optimizer-not-in-this-version", 22, "this is Lion"),
+    ("eval_iters: 0", "moe_num_experts: 4", "layout-not-in-this-version", 31, "mixture of experts"),
+    ("init_method: small_init", "init_method: scaled_orthogonal", "init-method", 14, "init_method scaled_orthogonal"),
+    ("eval_iters: 0", "use_mup: true", "init-method", 31, "use_mup"),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "id", "line", "part"), WRONG, ids=[f"{w[2]}-{w[1]}" for w in WRONG])
+def test_bad_input_gets_one_sentence_with_file_and_line(
+    problems: Problems, old: str, new: str, id: str, line: int, part: str
+) -> None:
+    found = [problem for problem in problems(old, new) if problem.id == id]
+    assert found, [str(problem) for problem in problems(old, new)]
+    said = str(found[0])
+    assert said.startswith("run.yml:" if line == 0 else f"run.yml:{line}: ")
+    assert part in said
+    assert "\n" not in said
+    assert found[0].where == Location("run.yml", line)
+
+
+def test_one_mistake_gives_one_problem(problems: Problems) -> None:
+    for old, new in (("num_layers: 2", "num_layers: two"), ("train_iters: 400", "train_iters: 400.0")):
+        assert len(problems(old, new)) == 1
+
+
+def test_the_baseline_may_have_any_layout(problems: Problems) -> None:
+    assert problems("reset_every: 100", "reset_every: never\n  moments: keep") == []
+    free = "reset_every: never\nuse_mup: true\nx: {y: 1}"
+    assert problems("reset_every: 100\n  seed: 7", free) == []
+
+
+@pytest.mark.parametrize("init", ["normal:0.02", "matched", "step0"])
+def test_other_inits_do_not_care_about_init_method(load: Load, init: str) -> None:
+    assert check(load("init_method=orthogonal", f"gaff.init={init}")) == []
+
+
+def test_save_and_load_may_be_the_same_directory(load: Load) -> None:
+    assert check(load("save=a/../b", "load=b")) == []
+
+
+def test_a_rehearsal_does_not_look_for_files(load: Load) -> None:
+    config = load("data_path=data/absent")
+    assert check(config, files=False) == []
+    assert len(check(config)) == 1
+
+
+def test_label_paths_and_weights_are_checked(load: Load, project: Path) -> None:
+    config = load(
+        "data_path=",
+        *(f"{split}_data_paths=[data/text_document]" for split in ("train", "valid", "test")),
+        "train_label_data_paths=[data/labels]",
+        "train_data_weights=[1, 2]",
+    )
+    assert [problem.id for problem in check(config)] == ["data-file-missing", "data-weights"]
+
+
+#: (what the good config says, what it says instead, id, line)
+REMARKABLE = [
+    ("gradient_clipping: 0.5", "gradient_clipping: 1.0", "clipping-not-applied", 30),
+    ("gradient_clipping: 0.5\n", "", "clipping-not-applied", 0),
+    ("betas: [0.9, 0.95]", "betas: [0.9, 0.999]", "beta2-overshoot", 25),
+    ("betas: [0.9, 0.95]\n", "x: 1\n", "beta2-overshoot", 23),
+    ("log_interval: 10", "log_interval: 30", "log-interval", 2),
+    ("seed: 7", "first_reset: 105", "log-interval", 3),
+    ("eval_iters: 0", "eval_iters: 10", "validation-off", 31),
+    ("eval_iters: 0\n", "", "validation-off", 0),
+    ("lr_decay_iters: 400", "lr_decay_iters: 300", "cosine-rises", 29),
+    ("lr_decay_iters: 400", "lr_decay_fraction: 0.5", "cosine-rises", 29),
+    ("eval_iters: 0", "eval_iters: 0\nexit_interval: 5", "exit-interval-dropped", 32),
+    ("eval_iters: 0", "eval_iters: 0\nlog_dir: logs", "log-dir-dropped", 32),
+    ("eval_iters: 0", "eval_iters: 0\niteration: 5", "iteration-dropped", 32),
+    ("eval_iters: 0", "eval_iters: 0\nno_load_rng: true", "no-load-rng", 32),
+    ("seed: 7", "last_reset: 400", "last-reset-late", 3),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "id", "line"), REMARKABLE, ids=[f"{w[2]}-{w[1]}" for w in REMARKABLE])
+def test_what_runs_otherwise_than_it_reads_gets_a_warning(
+    warned: Problems, problems: Problems, old: str, new: str, id: str, line: int
+) -> None:
+    [warning] = warned(old, new)
+    assert (warning.id, warning.where) == (id, Location("run.yml", line))
+    assert problems(old, new) == []
+
+
+def test_clipping_given_to_deepspeed_itself_needs_no_warning(warned: Problems) -> None:
+    new = "gradient_clipping: 1.0\ndeepspeed_extra_args: {gradient_clipping: 1.0}"
+    assert warned("gradient_clipping: 0.5", new) == []
+
+
+def test_linear_decay_may_end_early(warned: Problems) -> None:
+    assert warned("lr_decay_style: cosine\nlr_decay_iters: 400", "lr_decay_style: linear\nlr_decay_iters: 40") == []
+
+
+def test_checking_writes_nothing(write: Callable[..., Path], project: Path) -> None:
+    config = load_config([write()], ["save=out", "data_path=absent"])
+    before = sorted(project.rglob("*"))
+    check(config)
+    assert sorted(project.rglob("*")) == before

@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``gaff plan``: what it prints where, its exit code, and what it must not import."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from gaff.cli.plan import add_parser, render_plan
+from gaff.errors import InputError
+from gaff.plan.config import Config
+from gaff.plan.plan import build_plan
+from gaff.plan.settings import GaffSettings
+
+Write = Callable[..., Path]
+Load = Callable[..., Config]
+CONFIGS = Path(__file__).parents[2] / "neox_configs"
+
+
+def gaff_plan(*words: str) -> int:
+    parser = argparse.ArgumentParser()
+    add_parser(parser.add_subparsers())
+    args = parser.parse_args(["plan", *words])
+    code: int = args.run(args)
+    return code
+
+
+def test_a_good_config_prints_its_table_and_exits_0(write: Write, capsys: pytest.CaptureFixture[str]) -> None:
+    assert gaff_plan("--config", str(write())) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    rows = [line.split() for line in out.splitlines()]
+    assert ["resets", "3,", "every", "100", "iterations"] in rows
+    assert ["3", "200", "300", "100", "reset", "3"] in rows
+    assert ["4", "300", "400", "100", "end"] in rows
+    for word in ("parameters", "embedding", "tokens", "checkpoints", "of the model", "per tag", "in all"):
+        assert word in out
+
+
+def test_errors_go_to_stderr_with_the_plan_still_on_stdout(write: Write, capsys: pytest.CaptureFixture[str]) -> None:
+    assert gaff_plan("--config", str(write()), "-o", "data_path=absent", "-o", "finetune=true") == 2
+    out, err = capsys.readouterr()
+    assert "reset 3" in out
+    assert len(err.splitlines()) == 2
+    assert "-o data_path=absent: the data files" in err
+
+
+def test_without_a_usable_length_the_errors_are_raised(write: Write) -> None:
+    with pytest.raises(InputError) as caught:
+        gaff_plan("--config", str(write()), "-o", "train_iters=0", "-o", "finetune=true")
+    assert [problem.id for problem in caught.value.problems] == ["not-positive", "finetune"]
+
+
+def test_no_config_is_wrong_usage() -> None:
+    with pytest.raises(InputError, match="--config"):
+        gaff_plan()
+
+
+def test_json_holds_plan_and_problems(write: Write, capsys: pytest.CaptureFixture[str]) -> None:
+    assert gaff_plan("--config", str(write()), "--json", "-o", "finetune=true") == 2
+    whole = json.loads(capsys.readouterr().out)
+    assert whole["schema"] == "gaff.plan/1"
+    assert [problem["id"] for problem in whole["problems"]] == ["finetune"]
+
+
+def test_several_configs_and_overrides_are_taken_in_order(write: Write, capsys: pytest.CaptureFixture[str]) -> None:
+    second = write(name="b.yml", text="gaff: {reset_every: 50}\ntrain_iters: 300\n")
+    words = ["--config", str(write()), "--config", str(second), "-o", "train_iters=200", "--json"]
+    assert gaff_plan(*words) == 0
+    whole = json.loads(capsys.readouterr().out)
+    assert (whole["reset_every"], whole["train_iters"]) == (50, 200)
+    assert "key-in-two-files" in {warning["id"] for warning in whole["warnings"]}
+
+
+def test_keys_lists_every_gaff_key_with_its_meaning(capsys: pytest.CaptureFixture[str]) -> None:
+    assert gaff_plan("--keys") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == [item.name for item in fields(GaffSettings)]
+    assert all(item.metadata["doc"] in line for item, line in zip(fields(GaffSettings), lines, strict=True))
+
+
+def test_a_long_list_of_segments_is_cut_in_the_middle(load: Load) -> None:
+    lines = render_plan(build_plan(load("gaff.reset_every=1", "log_interval=1"))).splitlines()
+    assert "  … 388 more segments …" in lines
+    assert lines[-1].split() == ["400", "399", "400", "1", "end"]
+    assert sum("reset " in line for line in lines) == 11
+
+
+def test_columns_are_aligned(load: Load) -> None:
+    lines = render_plan(
+        build_plan(load("train_iters=40000", "gaff.reset_every=10000", "lr_decay_iters=40000"))
+    ).splitlines()
+    table = lines[lines.index("") + 1 :]
+    assert len({line.index(word) for line, word in zip(table[1:], ["reset"] * 3 + ["end"], strict=True)}) == 1
+
+
+def test_planning_imports_neither_numpy_nor_torch() -> None:
+    program = (
+        "import sys\nfrom pathlib import Path\n"
+        "from gaff.cli.plan import render_plan\nfrom gaff.plan.config import load_config\n"
+        "from gaff.plan.plan import build_plan\n"
+        f"print(len(render_plan(build_plan(load_config([Path({str(CONFIGS / 'pythia-70m.yml')!r})])))))\n"
+        "print([name for name in ('numpy', 'torch', 'rich', 'matplotlib', 'deepspeed') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    length, heavy = done.stdout.split("\n", 1)
+    assert int(length) > 500
+    assert heavy.strip() == "[]"
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yml")), ids=lambda path: path.stem)
+def test_shipped_configs_lack_only_the_users_own_files(
+    path: Path, project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert gaff_plan("--config", str(path), "--json", "-o", "global_num_gpus=64") == 2
+    whole = json.loads(capsys.readouterr().out)
+    assert {problem["id"] for problem in whole["problems"]} == {"data-file-missing", "tokenizer-file-missing"}
+    assert whole["warnings"] == []
+    assert len(whole["resets"]) == 142
+
+
+def test_there_are_the_six_configs() -> None:
+    names = {path.stem for path in CONFIGS.glob("*.yml")}
+    assert names == {f"pythia-{size}" for size in ("14m", "31m", "70m", "160m", "410m", "1b")}

@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tokens, tags, disk and the plan as JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from gaff.errors import InputError
+from gaff.plan.config import Config
+from gaff.plan.estimates import batch, moment_bytes, tags
+from gaff.plan.plan import build_plan
+
+Load = Callable[..., Config]
+
+
+def test_tokens_follow_from_micro_batch_accumulation_and_data_parallel_ranks(load: Load) -> None:
+    plan = build_plan(load("global_num_gpus=16", "pipe_parallel_size=2", "model_parallel_size=2",
+                           "gradient_accumulation_steps=3"))  # fmt: skip
+    assert plan.batch is not None
+    assert plan.batch.samples == 2 * 3 * (16 // 4)
+    assert plan.batch.tokens == 24 * 32
+    assert plan.tokens == 24 * 32 * 400
+
+
+def test_a_given_train_batch_size_needs_no_number_of_gpus(load: Load) -> None:
+    found = batch(load("global_num_gpus=", "train_batch_size=1024"))
+    assert found is not None
+    assert found.tokens == 1024 * 32
+
+
+def test_without_a_number_of_gpus_tokens_are_known_per_rank_only(load: Load) -> None:
+    plan = build_plan(load("global_num_gpus="))
+    assert plan.batch is not None
+    assert (plan.batch.tokens, plan.batch.tokens_per_gpu, plan.tokens) == (None, 64, None)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "gpus"),
+    [
+        ([], 12),
+        (["num_nodes=2"], 8),
+        (["num_gpus=2"], 6),
+        (["include=a:0"], None),
+        (["global_num_gpus=4"], 4),
+    ],
+)
+def test_gpus_are_counted_as_gpt_neox_does(load: Load, project: Path, overrides: list[str], gpus: int | None) -> None:
+    (project / "hosts").write_text("# cluster\na slots=4\nb  slots=4\n\nc slots=4 # last\n")
+    found = batch(load("global_num_gpus=", "hostfile=hosts", *overrides))
+    assert found is not None
+    assert found.gpus == gpus
+
+
+def test_tags_are_the_union_of_what_config_and_segments_ask_for(load: Load) -> None:
+    config = load("checkpoint_factor=150", "extra_save_iters=[0, 7, 9999]")
+    assert tags(config, [100, 200, 300, 400], 400) == (0, 7, 100, 150, 200, 300, 400)
+
+
+def test_tags_on_a_logarithmic_scale_are_powers(load: Load) -> None:
+    assert tags(load("checkpoint_factor=3", "checkpoint_scale=log"), [400], 400) == (1, 3, 9, 27, 81, 243, 400)
+
+
+def test_step0_needs_a_tag_at_0(load: Load) -> None:
+    assert build_plan(load("gaff.init=step0")).tags[0] == 0
+    assert build_plan(load()).tags == (100, 200, 300, 400)
+
+
+@pytest.mark.parametrize(("optimizer", "size"), [("Adam", 8), ("Lion", 4), ("SGD", 0)])
+def test_moments_depend_on_the_optimizer(load: Load, optimizer: str, size: int) -> None:
+    assert moment_bytes(load(f"optimizer.type={optimizer}")) == size
+
+
+def test_disk_is_tags_times_bytes_per_tag(load: Load) -> None:
+    plan = build_plan(load())
+    assert plan.model is not None
+    assert plan.checkpoint_bytes == plan.model.total * 16 + 15168
+    assert plan.disk_bytes == 4 * plan.checkpoint_bytes
+
+
+def test_json_carries_schema_and_everything_the_table_shows(load: Load) -> None:
+    whole = json.loads(json.dumps(build_plan(load("gradient_clipping=1.0")).to_json()))
+    assert whole["schema"] == "gaff.plan/1"
+    assert whole["resets"] == [{"number": n, "iteration": 100 * n} for n in (1, 2, 3)]
+    assert whole["segments"][-1] == {"number": 4, "start": 300, "stop": 400, "reset": None}
+    assert whole["model"]["total"] > whole["model"]["input_embedding"] == 512 * 64
+    assert whole["batch"]["tokens"] == 128
+    assert whole["tags"] == [100, 200, 300, 400]
+    assert [warning["id"] for warning in whole["warnings"]] == ["clipping-not-applied"]
+    assert whole["warnings"][0]["file"] == "-o gradient_clipping=1.0"
+
+
+def test_there_is_no_plan_without_train_iters(load: Load) -> None:
+    with pytest.raises(InputError, match=r"^-o train_iters=: there is no plan without"):
+        build_plan(load("train_iters="))
+
+
+def test_gaps_of_the_config_leave_gaps_in_the_plan_and_no_crash(load: Load) -> None:
+    broken = load("hidden_size=x", "seq_length=[]", "optimizer=5", "zero_optimization=[]", "extra_save_iters=[x]",
+                  "attention_config=flash", "checkpoint_factor=-1", "betas=1")  # fmt: skip
+    plan = build_plan(broken)
+    assert (plan.model, plan.batch, plan.checkpoint_bytes, plan.disk_bytes) == (None, None, None, None)
+    assert plan.model_unknown.startswith("hidden_size")

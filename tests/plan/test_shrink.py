@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The rehearsal of a config: small, and of the same shape."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gaff.plan.checks import check
+from gaff.plan.config import Config, load_config
+from gaff.plan.plan import Plan, build_plan
+from gaff.plan.shrink import shrink
+
+Write = Callable[..., Path]
+CONFIGS = Path(__file__).parents[2] / "neox_configs"
+GIVEN: dict[str, Any] = {
+    "iterations": 400,
+    "resets": 3,
+    "ranks": 2,
+    "data_path": Path("/corpus/text"),
+    "vocab_file": Path("/corpus/tokenizer.json"),
+    "vocab_size": 2048,
+    "save": Path("/run/checkpoints"),
+}
+
+
+def pythia(*overrides: str, name: str = "70m") -> Config:
+    return load_config([CONFIGS / f"pythia-{name}.yml"], overrides)
+
+
+def plan_of(config: Config, **given: Any) -> Plan:
+    return build_plan(shrink(config, **{**GIVEN, **given})[0])
+
+
+def reset_iterations(plan: Plan) -> list[int]:
+    return [reset.iteration for reset in plan.resets]
+
+
+def test_pythia_becomes_400_iterations_with_resets_after_100_200_and_300() -> None:
+    assert reset_iterations(plan_of(pythia())) == [100, 200, 300]
+
+
+@pytest.mark.parametrize("name", ["14m", "31m", "70m", "160m", "410m", "1b"])
+def test_every_shipped_config_has_a_sound_rehearsal(name: str) -> None:
+    small, said = shrink(pythia(name=name), **GIVEN, precision="bfloat16")
+    assert check(small, files=False) == []
+    assert small.gaff.trainer == "bundled"
+    plan = build_plan(small)
+    assert len(plan.resets) == 3
+    model = small.get("num_layers"), small.get("hidden_size"), small.get("num_attention_heads")
+    assert model == (4, 128, 4)
+    assert any(sentence.startswith("hidden_size ") == (name != "14m") for sentence in said)
+
+
+SHAPES = [
+    (train_iters, every, first, last)
+    for train_iters, every in ((400, 100), (1000, 90), (143000, 1000), (5000, 1200), (40, 9))
+    for first in (None, every // 2, 3 * every)
+    for last in (None, 3 * every)
+]
+
+
+@pytest.mark.parametrize(("train_iters", "every", "first", "last"), SHAPES)
+@pytest.mark.parametrize(("iterations", "resets"), [(400, 3), (97, 3), (1000, 7), (30, 4)])
+def test_the_shape_of_the_schedule_is_kept(
+    train_iters: int, every: int, first: int | None, last: int | None, iterations: int, resets: int
+) -> None:
+    config = pythia(
+        f"train_iters={train_iters}",
+        f"gaff.reset_every={every}",
+        f"gaff.first_reset={first or ''}",
+        f"gaff.last_reset={last or ''}",
+    )
+    original = build_plan(config).segments
+    small, _ = shrink(config, **{**GIVEN, "iterations": iterations, "resets": resets})
+    segments = build_plan(small).segments
+    assert segments[-1].stop == iterations
+    assert len(segments) == resets + 1
+    normal = small.gaff.reset_every
+    assert normal is not None
+    if original[-1].iterations >= every:
+        assert segments[-1].iterations >= normal
+    if original[0].iterations == every:
+        assert segments[0].iterations == normal
+    if original[0].iterations > every:
+        assert segments[0].iterations >= normal
+    log = small.get("log_interval")
+    assert all(segment.stop % log == 0 for segment in segments[:-1])
+
+
+def test_a_baseline_stays_a_baseline() -> None:
+    plan = plan_of(pythia("gaff.reset_every=never"))
+    assert plan.resets == ()
+    assert plan.train_iters == 400
+
+
+def test_learning_rate_keeps_its_values_and_its_fractions() -> None:
+    config = pythia("lr_decay_iters=71500", "warmup=0.02")
+    small, _ = shrink(config, **GIVEN)
+    assert small.get("lr_decay_iters") == 200
+    for key in ("warmup", "min_lr", "optimizer", "lr_decay_style"):
+        assert small.get(key) == config.get(key)
+
+
+@pytest.mark.parametrize(
+    ("pipe", "ranks", "expected"), [(1, 2, 1), (4, 2, 2), (4, 4, 4), (3, 2, 2), (8, 8, 4), (0, 2, 0)]
+)
+def test_pipeline_is_kept_as_far_as_the_ranks_allow(pipe: int, ranks: int, expected: int) -> None:
+    small, _ = shrink(pythia(f"pipe_parallel_size={pipe}", "num_layers=8"), **{**GIVEN, "ranks": ranks})
+    assert small.get("pipe_parallel_size") == expected
+    assert small.get("global_num_gpus") == ranks
+    assert ranks % max(1, expected) == 0
+
+
+def test_tensor_parallelism_goes_to_one_and_is_said() -> None:
+    small, said = shrink(pythia("model_parallel_size=2"), **GIVEN)
+    assert small.get("model_parallel_size") == 1
+    assert "model_parallel_size 2 -> 1" in said
+
+
+def test_precision_is_kept_unless_another_is_asked_for() -> None:
+    kept, _ = shrink(pythia(), **GIVEN)
+    assert kept.get("fp16.enabled") is True
+    changed, said = shrink(pythia(), **GIVEN, precision="bfloat16")
+    assert changed.get("precision") == "bfloat16"
+    assert "fp16" not in changed.neox
+    assert changed.get("data_types.grad_accum_dtype") == "fp32"
+    assert "precision fp16 -> bfloat16" in said
+
+
+def test_data_tokenizer_and_checkpoints_are_replaced() -> None:
+    config = pythia("data_path=", "train_data_paths=[a]", "valid_data_paths=[b]", "test_data_paths=[c]", "hostfile=h")
+    small, said = shrink(config, **GIVEN)
+    assert small.get("data_path") == "/corpus/text"
+    assert small.get("vocab_file") == "/corpus/tokenizer.json"
+    assert small.get("save") == "/run/checkpoints"
+    assert not {"train_data_paths", "valid_data_paths", "test_data_paths", "hostfile"} & set(small.neox)
+    assert "data and tokenizer replaced, vocabulary of 2,048 tokens" in said
+    assert shrink(config, **{**GIVEN, "vocab_file": None})[0].get("tokenizer_type") == "CharLevelTokenizer"
+
+
+def test_attention_kinds_and_mlp_width_follow_the_layers() -> None:
+    mixed = "attention_config=[[[flash, global], 3]]"
+    small, _ = shrink(pythia(mixed, "intermediate_size=1408", "activation=swiglu", "num_kv_heads=2"), **GIVEN)
+    assert small.get("attention_config") == [[["flash", "global", "flash", "global"], 1]]
+    assert small.get("intermediate_size") == 336
+    assert small.get("num_kv_heads") == 1
+    assert shrink(pythia(), **GIVEN)[0].get("attention_config") == [[["flash"], 4]]
+
+
+def test_what_is_small_already_is_left_alone(write: Write) -> None:
+    config = load_config([write()])
+    small, said = shrink(config, **GIVEN)
+    for key in ("num_layers", "hidden_size", "num_attention_heads", "seq_length", "log_interval"):
+        assert small.get(key) == config.get(key)
+    assert said == ("data and tokenizer replaced, vocabulary of 2,048 tokens",)
+
+
+def test_saves_shrink_with_the_segments() -> None:
+    small, _ = shrink(pythia("extra_save_iters=[0,1,2,4,8,16,32,64,128,256,512,9999999]"), **GIVEN)
+    assert small.get("checkpoint_factor") == 100
+    assert small.get("extra_save_iters") == [0, 26, 51]
+
+
+def test_the_original_config_is_not_touched() -> None:
+    config = pythia()
+    before = config.to_yaml()
+    shrink(config, **GIVEN, precision="fp32")
+    assert config.to_yaml() == before
