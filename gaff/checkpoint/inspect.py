@@ -9,7 +9,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from gaff.checkpoint.layout import Layout, read_layout
+from gaff.checkpoint.layout import read_layout
 from gaff.checkpoint.surgery import embedding_statistics
 from gaff.checkpoint.tag import TagFiles
 from gaff.checkpoint.transaction import begun_operation, valid_records

@@ -21,9 +21,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     _add_verify(verbs)
 
 
-def _verb(
-    verbs: argparse._SubParsersAction[argparse.ArgumentParser], name: str, help: str
-) -> argparse.ArgumentParser:
+def _verb(verbs: argparse._SubParsersAction[argparse.ArgumentParser], name: str, help: str) -> argparse.ArgumentParser:
     parser = verbs.add_parser(name, help=help, description=help[0].upper() + help[1:] + ".")
     parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help=_CHECKPOINT)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
@@ -36,7 +34,9 @@ def _add_inspect(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
 
 
 def _add_verify(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = _verb(verbs, "verify", "check that a checkpoint is whole, its copies agree, and resets changed nothing else")
+    parser = _verb(
+        verbs, "verify", "check that a checkpoint is whole, its copies agree, and resets changed nothing else"
+    )
     parser.set_defaults(run=run_verify)
 
 
@@ -44,7 +44,9 @@ def _add_reset(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     parser = _verb(verbs, "reset", "re-initialise the input embedding in every copy and zero its Adam moments")
     target = parser.add_mutually_exclusive_group(required=True)
     target.add_argument("--in-place", action="store_true", help="edit the checkpoint itself (safe to kill and repeat)")
-    target.add_argument("--output", type=Path, metavar="DIR", help="edit a copy in DIR; untouched files are hard-linked")
+    target.add_argument(
+        "--output", type=Path, metavar="DIR", help="edit a copy in DIR; untouched files are hard-linked"
+    )
     target.add_argument("--dry-run", action="store_true", help="only list every byte range that would change")
     parser.add_argument("--number", type=_positive, default=1, metavar="N", help="number of the reset in its run (1)")
     parser.add_argument("--seed", type=int, default=1234, metavar="S", help="seed of the new values (1234)")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One launch of the trainer, seen from the supervisor: started under a guardian, its log read as it grows, ended for sure.
+"""One launch of the trainer: started under a guardian, its log read as it grows, ended for sure.
 
 The trainer writes straight into its log file, so no line is lost and nothing blocks when the supervisor dies.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The process between supervisor and trainer: nothing of the trainer outlives it, and it does not outlive the supervisor.
+"""The process between supervisor and trainer: no rank outlives it, and it does not outlive the supervisor.
 
 ``python guardian.py LIFELINE_FD -- COMMAND …`` runs COMMAND in a session of its own and waits.  It is
 the reaper of all that the command starts (Linux ``PR_SET_CHILD_SUBREAPER``), so it finds every rank, also those whose
@@ -35,7 +35,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def guard(lifeline: int, command: list[str]) -> int:
-    """Run ``command`` until it ends, the supervisor dies, or SIGTERM comes.  Returns its exit code, negative a signal."""
+    """Run ``command`` until it ends, the supervisor dies, or SIGTERM comes.  Returns its exit code, or -signal."""
     _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1)
     wake_read, wake_write = os.pipe()
     os.set_blocking(wake_write, False)
@@ -75,7 +75,7 @@ def _stop(child: subprocess.Popen[bytes]) -> None:
 
 def _end_leftovers() -> None:
     deadline = time.monotonic() + _LINGER_S
-    while (left := _descendants()) and time.monotonic() < deadline:
+    while _descendants() and time.monotonic() < deadline:
         _reap(0)
         time.sleep(0.05)
     while left := _descendants():

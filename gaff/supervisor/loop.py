@@ -28,6 +28,7 @@ from gaff.supervisor.journal import Journal
 from gaff.supervisor.observer import Observer
 from gaff.supervisor.run_directory import RunDirectory
 from gaff.trainers.contract import ErrorLogged, Event, LoadFailed, ResumedAt, SegmentRequest, Trainer
+from gaff.trainers.faults import explain
 from gaff.trainers.loglines import LogParser
 
 _POLL_S = 0.1  # how often the log is read; a line is seen this much late at most
@@ -123,6 +124,7 @@ class Supervisor:
             command=sys.argv,
             resume_iteration=done,
             train_iters=self.segments[-1].stop,
+            log_interval=self.config.get("log_interval"),
         )
         self.observer.run_started(self.segments, self.segments[-1].stop, done)
 
@@ -234,11 +236,20 @@ class Supervisor:
         where = Location(str(log))
         if watch.fatal:
             raise TrainerError(Problem("wrong-start", watch.fatal, "read the log; nothing was overwritten", where))
-        if code < 0:
-            what = f"the trainer was killed by {signal.Signals(-code).name}; iteration {now.iteration} is safe"
+        killer = _killed_by(code)
+        if killer:
+            what = f"the trainer was killed by {killer}; iteration {now.iteration} is safe"
             raise Interrupted(Problem("trainer-killed", what, "run the same command again to carry on", where))
-        details = f" (exit code {code}{'; ' + watch.last_error if watch.last_error else ''}; log {log})"
-        raise progress.no_progress(self.directory.save, segment.stop, details)
+        raise self._no_checkpoint(segment, code, watch, log)
+
+    def _no_checkpoint(self, segment: Segment, code: int, watch: _Watch, log: Path) -> TrainerError:
+        """The error of a segment that ended without the checkpoint that was asked of it."""
+        tag = self.directory.save / tag_name(segment.stop)
+        state = progress.why_untrusted(tag, segment.stop) if tag.is_dir() else "is not there"
+        said = f", saying: {watch.first_error}" if watch.first_error else ""
+        what = f"the trainer exited with {code} and {tag.name} {state}{said}"
+        remedy = explain(watch.first_error or "") or "read the log, mend the cause, and run the same command again"
+        return TrainerError(Problem("no-checkpoint-written", what, remedy, Location(str(log))))
 
     def _interrupted(self, iteration: int) -> Interrupted:
         what = f"stopped by {self.signals.name}; iteration {iteration} is safe"
@@ -251,21 +262,30 @@ class _Watch:
     def __init__(self, start: int) -> None:
         self.start = start
         self.fatal: str | None = None
-        self.last_error: str | None = None
+        self.first_error: str | None = None  # later ones are ranks that lost their peers
         self._parser = LogParser()
 
     def read(self, line: str) -> list[Event]:
         events = self._parser.feed(line)
         for event in events:
             if isinstance(event, ErrorLogged):
-                self.last_error = event.message
+                self.first_error = self.first_error or event.message
             elif isinstance(event, ResumedAt) and event.iteration != self.start:
                 self.fatal = (
                     f"the trainer starts from iteration {event.iteration} where {self.start} was asked, and was stopped"
                 )
             elif isinstance(event, LoadFailed) and self.start:
-                self.last_error = event.message
+                self.first_error = self.first_error or event.message
         return events
+
+
+def _killed_by(code: int) -> str | None:
+    """The signal that ended the trainer, from its own exit code, a shell's, or that of GPT-NeoX's launcher.
+
+    deepy.py passes on a killed rank's -9 and -15 as exit codes 247 and 241.
+    """
+    number = -code if code < 0 else {137: 9, 143: 15, 247: 9, 241: 15}.get(code)
+    return None if number is None else signal.Signals(number).name
 
 
 def _missed(save: Path, missed: Reset) -> GaffError:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from gaff.checkpoint.tag import TAG_NAME, TagFiles, tag_name
 from gaff.checkpoint.transaction import begun_operation, valid_records
-from gaff.errors import CheckpointError, GaffError, Location, Problem
+from gaff.errors import CheckpointError
 from gaff.files import fsync_directory, make_directory_durably, write_durably
 from gaff.plan.schedule import Reset, Segment
 
@@ -119,12 +119,3 @@ def mend_latest(save: Path, iteration: int) -> None:
         latest.unlink(missing_ok=True)
     elif not latest.is_file() or latest.read_text(encoding="utf-8", errors="replace") != tag_name(iteration):
         write_durably(latest, tag_name(iteration).encode())
-
-
-def no_progress(save: Path, stop: int, details: str) -> GaffError:
-    """The error of a segment that ended without the checkpoint that was asked of it."""
-    tag = save / tag_name(stop)
-    why = why_untrusted(tag, stop) if tag.is_dir() else "is not there"
-    what = f"the trainer ended, and the checkpoint at iteration {stop} {why}{details}"
-    remedy = "read the log, mend the cause, and run the same command again"
-    return GaffError(Problem("no-checkpoint-written", what, remedy, Location(str(tag))))

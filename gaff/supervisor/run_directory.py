@@ -29,15 +29,38 @@ from gaff.checkpoint.tag import TAG_NAME
 from gaff.errors import InputError, Location, Problem
 from gaff.files import make_directory_durably, write_durably, write_json_durably
 from gaff.plan.config import Config, load_config
+from gaff.supervisor.journal import JOURNAL_NAME
 
 SCHEMA = "gaff.run/1"
 SAVE_MARK = "gaff-run.json"  # in the save directory: whose checkpoints these are
 
 # Keys that do not change what is trained, so a run may be carried on with other values.
 FREE_KEYS = frozenset(
-    "master_port hostfile include exclude num_workers log_interval steps_per_print wall_clock_breakdown "
-    "tensorboard_dir use_wandb wandb_group wandb_team wandb_project wandb_host wandb_init_all_ranks comment account "
-    "launcher no_ssh_check log_dir exit_interval gaff.neox_dir gaff.neox_python".split()
+    [
+        "master_port",
+        "hostfile",
+        "include",
+        "exclude",
+        "num_workers",
+        "log_interval",
+        "steps_per_print",
+        "wall_clock_breakdown",
+        "tensorboard_dir",
+        "use_wandb",
+        "wandb_group",
+        "wandb_team",
+        "wandb_project",
+        "wandb_host",
+        "wandb_init_all_ranks",
+        "comment",
+        "account",
+        "launcher",
+        "no_ssh_check",
+        "log_dir",
+        "exit_interval",
+        "gaff.neox_dir",
+        "gaff.neox_python",
+    ]
 )
 
 
@@ -50,7 +73,7 @@ class RunDirectory:
 
     @property
     def journal(self) -> Path:
-        return self.root / "journal.jsonl"
+        return self.root / JOURNAL_NAME
 
     @property
     def lock(self) -> Path:

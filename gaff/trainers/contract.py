@@ -22,7 +22,6 @@ from typing import Protocol
 from gaff.errors import Problem
 from gaff.plan.config import Config
 
-
 # --- events: what a line of output can mean ---
 
 

@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``gaff run``: start a run, or carry it on where it stands."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from gaff.cli.execute import check_everything, execute
+from gaff.cli.plan import add_config_arguments, render_plan
+from gaff.errors import EXIT_DONE
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = subparsers.add_parser(
+        "run",
+        help="start a run, or carry it on where it stands",
+        description="Train in segments with a reset between them. The same command carries on a run that was "
+        "stopped or killed: progress is judged from its checkpoints.",
+    )
+    add_config_arguments(parser)
+    parser.add_argument("--run-dir", type=Path, metavar="DIR", help="where the run lives (runs/<name of the config>)")
+    parser.add_argument(
+        "--neox-dir", type=Path, metavar="DIR", help="the GPT-NeoX checkout; else gaff: neox_dir, GPT_NEOX_DIR"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="check everything and print the plan; launch nothing")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    from gaff.plan.config import load_config
+    from gaff.plan.plan import build_plan
+    from gaff.trainers.select import select_trainer
+
+    config = load_config(options.config, options.overrides)
+    trainer = select_trainer(config, options.neox_dir)
+    check_everything(config, trainer)
+    plan = build_plan(config)
+    if options.dry_run:
+        print(render_plan(plan))
+        return EXIT_DONE
+    execute(config, plan, trainer, options.run_dir or Path("runs") / options.config[0].stem)
+    return EXIT_DONE

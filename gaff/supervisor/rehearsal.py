@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a rehearsal needs before its loop: a corpus, the speed of this machine, a config that fits the minutes.
+
+The speed is measured by launching the bundled trainer once for a few iterations: the start-up, which every segment
+pays, and the time of one iteration decide how many of each fit.
+"""
+
+from __future__ import annotations
+
+import shutil
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from gaff.errors import InputError, Problem, TrainerError
+from gaff.files import make_directory_durably
+from gaff.plan.config import Config
+from gaff.plan.shrink import shrink
+from gaff.plan.typed import precision
+from gaff.supervisor.child import Child, free_port
+from gaff.trainers.contract import ErrorLogged, IterationLogged, SegmentRequest, Trainer
+from gaff.trainers.loglines import LogParser
+
+LEAST_RESETS, MOST_RESETS = 3, 8
+_MEASURED_ITERATIONS = 12
+_LEAST_PER_SEGMENT = 20  # iterations; fewer show no recovery
+_MOST_PER_SEGMENT = 400  # more teach nothing about the pipeline
+_START_SHARE = 0.4  # of the time that may go into starting trainers
+_MARGIN = 0.8  # of the minutes given; machines are busy with other things too
+_VOCABULARY = 2048  # BPE tokens, learnt from the corpus
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What this machine takes for the small model: seconds outside the iterations of one launch, and per iteration."""
+
+    start_s: float
+    iteration_s: float
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """The small config, what was shrunk in sentences, and the speed it was fitted to."""
+
+    config: Config
+    shrunk: tuple[str, ...]
+    speed: Speed
+
+
+def prepare_rehearsal(
+    config: Config, trainer: Trainer, root: Path, *, minutes: float, ranks: int, say: Callable[[str], None]
+) -> Rehearsal:
+    """Make a rehearsal of ``config`` that ends in about ``minutes``, preparations included.
+
+    Args:
+        config: the user's, checked without its files.
+        trainer: the bundled one.
+        root: run directory; the corpus goes into ``data/`` below it.
+        minutes, ranks: what the user gives.
+        say: told what is going on, one line at a time.
+
+    Raises:
+        InputError: not even the least rehearsal fits into the minutes.
+        TrainerError: the trainer does not run here.
+    """
+    began = time.monotonic()
+    say("preparing English text from this Python's documentation and library")
+    data_path, vocab_file, vocab_size = prepare_corpus(config, root / "data")
+
+    def small(iterations: int, resets: int, save: Path) -> tuple[Config, tuple[str, ...]]:
+        return shrink(
+            config,
+            iterations=iterations,
+            resets=resets,
+            ranks=ranks,
+            data_path=data_path,
+            vocab_file=vocab_file,
+            vocab_size=vocab_size,
+            save=save,
+            precision="bfloat16" if precision(config) == "fp16" else None,  # DeepSpeed has no fp16 on the CPU
+        )
+
+    resets = LEAST_RESETS if config.gaff.reset_every is not None else 0
+    probe, _ = small(4 * _LEAST_PER_SEGMENT, LEAST_RESETS, root / "measure" / "checkpoints")
+    problems = trainer.check(probe)
+    if problems:
+        raise InputError(problems)
+    say(f"measuring this machine with {_MEASURED_ITERATIONS} iterations")
+    speed = measure_speed(probe, trainer, root / "measure")
+    left = minutes * 60 * _MARGIN - (time.monotonic() - began)
+    iterations, resets = fit(speed, left, most_resets=min(resets and MOST_RESETS, _resets_of(config)))
+    say(f"{speed.start_s:.1f} s to start a segment, {speed.iteration_s * 1000:.0f} ms an iteration")
+    shrunk, sentences = small(iterations, max(resets, LEAST_RESETS), root / "checkpoints")
+    return Rehearsal(shrunk, sentences, speed)
+
+
+def _resets_of(config: Config) -> int:
+    from gaff.plan.plan import build_plan
+
+    return len(build_plan(config).resets)
+
+
+def fit(speed: Speed, seconds: float, most_resets: int) -> tuple[int, int]:
+    """How many iterations and resets fit into ``seconds``.
+
+    Raises:
+        InputError: less than three resets with 20 iterations a segment fit.
+    """
+    resets = LEAST_RESETS
+    while resets < most_resets and (resets + 2) * speed.start_s <= _START_SHARE * seconds:
+        resets += 1
+    room = (seconds - (resets + 1) * speed.start_s) / speed.iteration_s
+    per_segment = min(int(room / (resets + 1)), _MOST_PER_SEGMENT)
+    if per_segment < _LEAST_PER_SEGMENT:
+        least = (LEAST_RESETS + 1) * (speed.start_s + _LEAST_PER_SEGMENT * speed.iteration_s) - seconds
+        what = (
+            f"the minutes given are too few: a rehearsal needs at least {least / 60 / _MARGIN:.1f} more on this machine"
+        )
+        raise InputError(Problem("too-few-minutes", what, "give more with --minutes"))
+    return per_segment * (resets + 1), resets
+
+
+def measure_speed(probe: Config, trainer: Trainer, folder: Path) -> Speed:
+    """Launch the trainer for a few iterations in ``folder``, which is removed afterwards.
+
+    Raises:
+        TrainerError: it did not get through them; its log stays in ``folder``.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    make_directory_durably(folder)
+    save = folder / "checkpoints"
+    request = SegmentRequest(0, _MEASURED_ITERATIONS, save, folder, free_port())
+    log = folder / "measure.log"
+    began = time.monotonic()
+    times, error = _run_probe(trainer, probe, request, log)
+    wall = time.monotonic() - began
+    if len(times) < 2:
+        from gaff.errors import Location
+
+        what = f"the trainer did not run on this machine ({error or 'no iteration was logged'})"
+        raise TrainerError(Problem("trainer-failed", what, "read its log", Location(str(log))))
+    iteration = statistics.median(times[1:])  # the first one warms up
+    shutil.rmtree(folder, ignore_errors=True)
+    return Speed(max(0.0, wall - iteration * _MEASURED_ITERATIONS), iteration)
+
+
+def _run_probe(trainer: Trainer, probe: Config, request: SegmentRequest, log: Path) -> tuple[list[float], str | None]:
+    """Seconds per iteration as logged, and the last error line."""
+    parser, times, error = LogParser(), [], None
+    with Child(trainer.prepare(probe, request), log, run_id="rehearsal-measure") as child:
+        while True:
+            code = child.poll()
+            for line in child.new_lines():
+                for event in parser.feed(line):
+                    if isinstance(event, IterationLogged) and event.ms_per_iteration:
+                        times.append(event.ms_per_iteration / 1000)
+                    elif isinstance(event, ErrorLogged):
+                        error = event.message
+            if code is not None:
+                return times, error
+            time.sleep(0.05)
+
+
+def prepare_corpus(config: Config, folder: Path) -> tuple[Path, Path | None, int]:
+    """English text as a .bin/.idx pair in ``folder``: data path, tokenizer file (None for bytes), vocabulary size.
+
+    Bytes where the config says CharLevelTokenizer, else a small BPE learnt from the text itself.
+    """
+    from gaff.data.corpus import limited_text, write_corpus
+    from gaff.data.tokenizers import CharLevel, HuggingFace, Tokenizer, train_bpe
+
+    folder.mkdir(parents=True, exist_ok=True)
+    if config.get("tokenizer_type") == CharLevel.name:
+        tokenizer: Tokenizer = CharLevel()
+        vocab_file = None
+    else:
+        vocab_file = folder / "tokenizer.json"
+        if not vocab_file.is_file():
+            train_bpe(limited_text(), _VOCABULARY, vocab_file)
+        tokenizer = HuggingFace(vocab_file)
+    return write_corpus(folder, tokenizer), vocab_file, tokenizer.vocab_size
