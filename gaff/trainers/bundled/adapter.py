@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The bundled trainer as the supervisor sees it.  Imports neither torch nor DeepSpeed."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+
+import yaml
+
+from gaff.errors import Problem
+from gaff.plan.config import Config
+from gaff.trainers.bundled.support import unsupported
+from gaff.trainers.contract import Launch, SegmentRequest
+from gaff.trainers.segment_config import segment_keys
+
+_PACKAGES = ("torch", "deepspeed", "tokenizers")
+CONFIG_NAME = "bundled.yml"
+
+
+class BundledTrainer:
+    """See :class:`gaff.trainers.contract.Trainer`."""
+
+    name = "bundled"
+
+    def check(self, config: Config) -> list[Problem]:
+        """Packages that are missing here, and keys that the bundled trainer refuses."""
+        problems = unsupported(config.neox, config.where)
+        if not hasattr(os, "fork"):
+            what = "the bundled trainer needs a system with fork"
+            problems.append(Problem("bundled-platform", what, "run it on Linux, in WSL or in a container"))
+        missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
+        if missing:
+            what = f"the bundled trainer needs the Python package{'s'[: len(missing) - 1]} {', '.join(missing)}"
+            problems.append(Problem("missing-package", what, "pip install 'gaff[bundled]'"))
+        return problems
+
+    def prepare(self, config: Config, request: SegmentRequest) -> Launch:
+        """Write ``bundled.yml`` into the segment's directory."""
+        request.directory.mkdir(parents=True, exist_ok=True)
+        path = request.directory / CONFIG_NAME
+        keys = segment_keys(config, request, validates_pipelines=True)
+        path.write_text(yaml.safe_dump(keys, sort_keys=False), encoding="utf-8")
+        # One thread: the same result on every machine, and several ranks do not fight for the cores.
+        threads = os.environ.get("OMP_NUM_THREADS", "1")
+        return Launch(
+            argv=(sys.executable, "-u", "-m", "gaff.trainers.bundled", str(path)),
+            cwd=request.directory,
+            env={"OMP_NUM_THREADS": threads, "DS_ACCELERATOR": "cpu", "PYTHONUNBUFFERED": "1"},
+        )
