@@ -30,6 +30,7 @@ class Child:
         self._log = log
         self._read_to = 0
         self._rest = b""
+        self._asked = False
         lifeline_read, self._lifeline = os.pipe()
         environment = {**os.environ, **launch.env, RUN_ID: run_id}
         # -I: what the launch puts on PYTHONPATH is for the trainer, not for the guardian
@@ -63,10 +64,16 @@ class Child:
         """Exit code once all has ended, negative for a signal; None while it runs."""
         return self._process.poll()
 
-    def stop(self) -> None:
-        """Ask the trainer to end, and see to it."""
-        if self._process.poll() is None:
+    def ask_to_stop(self) -> None:
+        """Ask the trainer to end.  Returns at once; the guardian kills what has not ended within its grace."""
+        if not self._asked:
+            self._asked = True
             self._process.terminate()
+
+    def stop(self) -> None:
+        """End the trainer, and wait until it has."""
+        if self._process.poll() is None:
+            self.ask_to_stop()
             try:
                 self._process.wait(_STOP_WAIT_S)
             except subprocess.TimeoutExpired:
@@ -74,7 +81,7 @@ class Child:
                 self._process.wait()
 
     def kill(self) -> None:
-        """End the trainer at once: the guardian takes the closing lifeline for the supervisor's death."""
+        """End the trainer at once.  The guardian, which is left, then ends as well."""
         for process in psutil.Process(self._process.pid).children(recursive=True):
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()

@@ -219,9 +219,8 @@ class Supervisor:
             if self.signals.urgent:
                 child.kill()
             elif self.signals.name or watch.fatal:
-                child.stop()
-            else:
-                time.sleep(_POLL_S)
+                child.ask_to_stop()
+            time.sleep(_POLL_S)
 
     def _demand_checkpoint(self, segment: Segment, code: int, watch: _Watch, log: Path) -> None:
         now = progress.judge(self.directory.save)

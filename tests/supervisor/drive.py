@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One supervisor in a process of its own, so that tests can really kill it.
+
+    python drive.py RUN_DIR TEMPLATE MODES_JSON [EFFECT]
+
+With EFFECT the process kills itself with SIGKILL at that chunk of new bytes of a reset, counted over the process.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from gaff.checkpoint import transaction
+from gaff.errors import GaffError
+from gaff.plan.config import load_config
+from gaff.plan.schedule import schedule
+from gaff.supervisor.lock import run_lock
+from gaff.supervisor.loop import Supervisor
+from gaff.supervisor.observer import NullObserver
+from gaff.supervisor.run_directory import open_run, run_directory
+from tests.supervisor.fake_trainer import FakeTrainer
+
+CONFIG = """
+train_iters: 40
+log_interval: 1
+optimizer: {type: Adam, params: {lr: 0.001}}
+gaff:
+  reset_every: 10
+  trainer: bundled
+"""
+
+
+def build(root: Path, template: Path, modes: dict[int, str], iteration_s: float = 0.01) -> Supervisor:
+    """A supervisor of 40 iterations, k = 10."""
+    root.mkdir(parents=True, exist_ok=True)
+    path = root.parent / f"{root.name}.yml"
+    path.write_text(CONFIG)
+    config = load_config([path])
+    segments = schedule(40, config.gaff.reset_every)
+    directory = run_directory(root, config)
+    run_id = open_run(directory, config, {})
+    return Supervisor(
+        config, segments, directory, run_id, FakeTrainer(template, 40, modes, iteration_s), NullObserver()
+    )
+
+
+def die_at_chunk(effect: int) -> None:
+    real = transaction.new_bytes
+
+    def counted(*arguments: Any) -> Iterator[bytes]:
+        nonlocal effect
+        for chunk in real(*arguments):
+            yield chunk[: len(chunk) // 2]
+            effect -= 1
+            if effect == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            yield chunk[len(chunk) // 2 :]
+
+    transaction.new_bytes = counted  # type: ignore[assignment]
+
+
+def main() -> int:
+    root, template = Path(sys.argv[1]), Path(sys.argv[2])
+    modes = {int(stop): mode for stop, mode in json.loads(sys.argv[3]).items()}
+    if len(sys.argv) > 4:
+        die_at_chunk(int(sys.argv[4]))
+    root.mkdir(parents=True, exist_ok=True)
+    try:
+        with run_lock(root / "lock"):
+            build(root, template, modes, iteration_s=0.03).run()
+    except GaffError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

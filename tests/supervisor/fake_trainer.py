@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A trainer that trains nothing: it writes real checkpoint files, words its log as GPT-NeoX does, and can misbehave.
+
+Its "training" copies the tag it starts from, so what a reset wrote is carried to the end of the run and can be compared.
+
+    python fake_trainer.py REQUEST.json
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import zlib
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from gaff.checkpoint.archive import Archive
+from gaff.errors import Problem
+from gaff.plan.config import Config
+from gaff.trainers.contract import Launch, SegmentRequest
+
+ITERATION_LINE = (
+    " samples/sec: 25.495 | iteration {iteration:8d}/{total:8d} | elapsed time per iteration (ms): 20.0 | "
+    "learning rate: 2.318E-04 | approx flops per GPU: 18.9GFLOPS | lm_loss: {loss:.6E} | "
+    "number of skipped iterations:   0 | number of nan iterations:   0 |"
+)
+
+
+@dataclass
+class FakeTrainer:
+    """See :class:`gaff.trainers.contract.Trainer`.  ``modes`` maps a segment's stop to how its first launch goes."""
+
+    template: Path
+    total: int
+    modes: dict[int, str] = field(default_factory=dict)
+    iteration_s: float = 0.01
+    name: str = "fake"
+
+    def check(self, config: Config) -> list[Problem]:
+        return []
+
+    def prepare(self, config: Config, request: SegmentRequest) -> Launch:
+        first = not list(request.directory.glob("request-*.json"))
+        path = request.directory / f"request-{len(list(request.directory.glob('request-*.json')))}.json"
+        fields = {
+            "start": request.start,
+            "stop": request.stop,
+            "save": str(request.save),
+            "template": str(self.template),
+            "total": self.total,
+            "iteration_s": self.iteration_s,
+            "mode": self.modes.get(request.stop, "good") if first else "good",
+        }
+        path.write_text(json.dumps(fields))
+        return Launch((sys.executable, __file__, str(path)), request.directory, {})
+
+
+def set_iteration(tag: Path, iteration: int) -> None:
+    """Write another iteration (below 256) into the pickles of a tag, keeping their CRCs right."""
+    for path in tag.glob("mp_rank_*_model_states.pt"):
+        archive = Archive(path)
+        record = archive.records["data.pkl"]
+        data = bytearray(archive.read(record, 0, record.size))
+        at = data.index(b"X\x09\x00\x00\x00iteration") + 14
+        at = data.index(b"K", at)  # BININT1, one byte
+        data[at + 1] = iteration
+        with open(path, "r+b") as file:
+            file.seek(record.data_offset)
+            file.write(data)
+            for offset in record.crc_fields:
+                file.seek(offset)
+                file.write(zlib.crc32(data).to_bytes(4, "little"))
+
+
+def write_tag(save: Path, source: Path, iteration: int, *, stop_in_the_middle: bool = False) -> None:
+    """Write a tag as GPT-NeoX does: model files, optimizer shards, ``latest``, and ``configs/`` last."""
+    tag = save / f"global_step{iteration}"
+    tag.mkdir(parents=True)
+    files = sorted(source.glob("*.pt"))
+    for number, path in enumerate(files):
+        shutil.copyfile(path, tag / path.name)
+        if stop_in_the_middle and number == len(files) // 2:
+            with open(tag / path.name, "r+b") as file:
+                file.truncate(100)
+            (save / "latest").write_text(tag.name)
+            os.kill(os.getpid(), signal.SIGKILL)
+    set_iteration(tag, iteration)
+    (save / "latest").write_text(tag.name)
+    shutil.copytree(source / "configs", tag / "configs", copy_function=shutil.copyfile)
+    now = time.time()
+    for path in (tag / "configs").iterdir():
+        os.utime(path, (now, now))
+
+
+def main() -> None:
+    request = json.loads(Path(sys.argv[1]).read_text())
+    start, stop, mode, save = request["start"], request["stop"], request["mode"], Path(request["save"])
+    if mode == "exit-0":
+        print("ZeRO stage 2/3 and pipeline parallelism are not supported together")
+        return
+    if mode == "orphans":  # a rank that outlives its launcher, in a session of its own, deaf to SIGTERM
+        deaf = "import signal,time;signal.signal(signal.SIGTERM,signal.SIG_IGN);time.sleep(600)"
+        subprocess.Popen([sys.executable, "-c", deaf], start_new_session=True)
+    if mode == "deaf":
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    begins = 0 if mode == "from-zero" else start
+    print(f"Loading checkpoint and starting from iteration {begins}" if start else "training ...", flush=True)
+    for iteration in range(begins + 1, stop + 1):
+        time.sleep(request["iteration_s"])
+        print(ITERATION_LINE.format(iteration=iteration, total=request["total"], loss=9 / iteration), flush=True)
+        if mode == "raises" and iteration == start + 3:
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+        if mode in ("hangs", "deaf") and iteration == start + 3:
+            time.sleep(600)
+        if mode == "killed" and iteration == start + 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+    source = save / f"global_step{start}" if start else Path(request["template"])
+    write_tag(save, source, stop, stop_in_the_middle=mode == "dies-saving")
+    if mode == "good-but-exit-1":
+        sys.exit(1)
+    print(f"rank: 0 | time: 2026-11-21 03:12:11 | exiting the program at iteration {stop}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
