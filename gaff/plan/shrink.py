@@ -18,7 +18,7 @@ from gaff.plan.shrink_schedule import ShrunkSchedule, shrink_schedule
 from gaff.plan.typed import at_least, integer, items, mapping, number, pipeline, precision, tensor_parallel, word
 
 MAX_LAYERS, MAX_HIDDEN, MAX_HEADS, MAX_SEQUENCE = 4, 128, 4, 128
-MAX_MICRO_BATCH, MAX_ACCUMULATION = 4, 4
+MAX_MICRO_BATCH, MAX_ACCUMULATION = 8, 4
 _BUCKET = 5_000_000  # elements; DeepSpeed allocates its communication buckets in full, 2 GB at the usual 5e8
 _GATED_UNIT, _PLAIN_UNIT = 48, 16  # multiples of which an MLP width keeps whole after the 2/3 of gated activations
 

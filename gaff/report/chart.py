@@ -12,6 +12,7 @@ Curve = Sequence[tuple[int, float]]
 _WARM_UP = 0.04
 _HEAD_ROOM = 0.12
 _MAX_TEXTS = 9
+_LEAST_SMOOTHED = 40  # points
 FEW_RESETS = 40  # with more, the marks are thinned out and recoveries are left to the table
 
 
@@ -48,6 +49,23 @@ def runs(curve: Curve, resets: Sequence[int]) -> list[list[tuple[int, float]]]:
     edges = [-math.inf, *resets, math.inf]
     pieces = ([p for p in curve if low < p[0] <= high] for low, high in pairwise(edges))
     return [piece for piece in pieces if piece]
+
+
+def smoothed(piece: Curve) -> list[tuple[int, float]]:
+    """A piece of the curve as the mean over a window around each point; nothing where it has too few points.
+
+    The window is a twentieth of the piece and shrinks towards its ends, so the spike behind a reset stays.
+    """
+    if len(piece) < _LEAST_SMOOTHED:
+        return []
+    reach = len(piece) // 40
+    losses = [loss for _, loss in piece]
+    means = []
+    for place, (iteration, _) in enumerate(piece):
+        near = min(reach, place, len(piece) - 1 - place)
+        window = losses[place - near : place + near + 1]
+        means.append((iteration, sum(window) / len(window)))
+    return means
 
 
 def ticks(low: float, high: float, about: int) -> list[float]:

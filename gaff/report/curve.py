@@ -9,7 +9,7 @@ from typing import Any
 
 from gaff.files import write_durably
 from gaff.report import format as fmt
-from gaff.report.chart import FEW_RESETS, Curve, labelled, loss_range, runs
+from gaff.report.chart import FEW_RESETS, Curve, labelled, loss_range, runs, smoothed
 from gaff.report.metrics import RunMetrics
 from gaff.report.page import page
 from gaff.report.recovery import Recovery, recoveries
@@ -77,7 +77,11 @@ def _draw_loss(axes: Any, curve: Curve, resets: list[int], end: int) -> None:
     low, high = loss_range(curve, end)
     width = 1.7 if len(curve) <= 1000 else 0.8
     for piece in runs(curve, resets):
-        axes.plot(*zip(*piece, strict=True), color=_LOSS, linewidth=width, solid_joinstyle="round")
+        mean = smoothed(piece)
+        fine = {"linewidth": 0.8, "alpha": 0.35} if mean else {"linewidth": width}
+        axes.plot(*zip(*piece, strict=True), color=_LOSS, solid_joinstyle="round", **fine)
+        if mean:
+            axes.plot(*zip(*mean, strict=True), color=_LOSS, linewidth=width, solid_joinstyle="round")
         if len(piece) == 1:
             axes.plot(*piece[0], color=_LOSS, marker="o", markersize=3)
     axes.set_ylim(low, high)

@@ -98,9 +98,9 @@ class Child:
 
 
 def end_leftovers(run_id: str) -> list[int]:
-    """Kill every process of this user that an earlier supervisor of the run left behind.  Returns their ids.
+    """Kill every process of the run that this user has.  Returns their ids.
 
-    There are none unless a guardian was killed with -9 as well.
+    To be called where none should be: there are none unless a guardian was killed with -9.
     """
     mine = psutil.Process().pid
     found = [p for p in psutil.process_iter() if p.pid != mine and _run_of(p) == run_id]

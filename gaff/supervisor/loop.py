@@ -111,10 +111,7 @@ class Supervisor:
                 self.observer.close(outcome)
 
     def _start(self) -> None:
-        left_behind = end_leftovers(self.run_id)
-        if left_behind:
-            self.journal.write("leftovers_killed", processes=left_behind)
-            self.observer.message(f"ended {len(left_behind)} processes that an earlier supervisor left behind")
+        self._end_leftovers()
         done = progress.judge(self.directory.save).iteration
         self.journal.write(
             "run_started",
@@ -127,6 +124,13 @@ class Supervisor:
             log_interval=self.config.get("log_interval"),
         )
         self.observer.run_started(self.segments, self.segments[-1].stop, done)
+
+    def _end_leftovers(self) -> None:
+        """End what a guardian that was killed left behind, before anything else is launched."""
+        left_behind = end_leftovers(self.run_id)
+        if left_behind:
+            self.journal.write("leftovers_killed", processes=left_behind)
+            self.observer.message(f"ended {len(left_behind)} processes that were left behind")
 
     def _next_segment(self) -> Segment | None:
         """One turn's judgement: distrust what is not whole, make the reset that is due, choose what to train."""
@@ -202,6 +206,7 @@ class Supervisor:
         began = time.monotonic()
         with Child(launch, log, self.run_id) as child:
             code = self._follow(child, watch)
+        self._end_leftovers()
         self.journal.write(
             "segment_exited", segment=segment.number, returncode=code, seconds=round(time.monotonic() - began, 3)
         )

@@ -27,7 +27,7 @@ LEAST_RESETS, MOST_RESETS = 3, 8
 _MEASURED_ITERATIONS = 12
 _LEAST_PER_SEGMENT = 20  # iterations; fewer show no recovery
 _MOST_PER_SEGMENT = 400  # more teach nothing about the pipeline
-_START_SHARE = 0.4  # of the time that may go into starting trainers
+_GOOD_PER_SEGMENT = 120  # a further reset is only worth having when this much is left for each
 _MARGIN = 0.8  # of the minutes given; machines are busy with other things too
 _VOCABULARY = 2048  # BPE tokens, learnt from the corpus
 
@@ -103,16 +103,19 @@ def _resets_of(config: Config) -> int:
 
 
 def fit(speed: Speed, seconds: float, most_resets: int) -> tuple[int, int]:
-    """How many iterations and resets fit into ``seconds``.
+    """How many iterations and resets fit into ``seconds``: as many resets as leave each a recovery worth looking at.
 
     Raises:
         InputError: less than three resets with 20 iterations a segment fit.
     """
+
+    def per_segment_with(resets: int) -> int:
+        return int((seconds / (resets + 1) - speed.start_s) / speed.iteration_s)
+
     resets = LEAST_RESETS
-    while resets < most_resets and (resets + 2) * speed.start_s <= _START_SHARE * seconds:
+    while resets < most_resets and per_segment_with(resets + 1) >= _GOOD_PER_SEGMENT:
         resets += 1
-    room = (seconds - (resets + 1) * speed.start_s) / speed.iteration_s
-    per_segment = min(int(room / (resets + 1)), _MOST_PER_SEGMENT)
+    per_segment = min(per_segment_with(resets), _MOST_PER_SEGMENT)
     if per_segment < _LEAST_PER_SEGMENT:
         least = (LEAST_RESETS + 1) * (speed.start_s + _LEAST_PER_SEGMENT * speed.iteration_s) - seconds
         what = (

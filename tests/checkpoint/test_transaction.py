@@ -28,8 +28,8 @@ EFFECTS = ("fsync", "replace", "unlink")
 def reset_killed_at(effect: int, tag: Path, request: ResetRequest) -> bool:
     """Run the reset in a child process that dies just before its ``effect``-th effect.  True when it was killed.
 
-    Effects are calls of os.fsync, os.replace and os.unlink, and every chunk of new bytes; of the chunk at which it dies,
-    half is written first.
+    Effects are calls of os.fsync, os.replace and os.unlink, and every chunk of new bytes; of the chunk at which it
+    dies, half is written first.
     """
     child = os.fork()
     if child:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A trainer that trains nothing: it writes real checkpoint files, words its log as GPT-NeoX does, and can misbehave.
 
-Its "training" copies the tag it starts from, so what a reset wrote is carried to the end of the run and can be compared.
+Its "training" copies the tag it starts from, so what a reset wrote is carried to the end and can be compared.
 
     python fake_trainer.py REQUEST.json
 """

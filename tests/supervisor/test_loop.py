@@ -246,13 +246,23 @@ def test_what_a_killed_guardian_left_behind_is_ended_at_the_next_start(tmp_path:
     process = start("run", {10: "orphans", 20: "hangs"})
     wait_for(lambda: len(processes_of(root)) >= 3, "guardian, trainer and orphan")
     guardian = next(p for p in psutil.Process(process.pid).children())
+    guardian.suspend()  # so that it does not notice the supervisor's death
     process.kill()
-    guardian.kill()
     process.wait()
-    wait_for(lambda: processes_of(root) != [] and not guardian.is_running(), "the guardian's end")
+    guardian.kill()
+    wait_for(lambda: guardian.pid not in processes_of(root), "the guardian's end")
     assert processes_of(root), "the orphan lives on: nobody is left to end it"
     assert finish(start("run"))[0] == 0
     assert events(root, "leftovers_killed")
+    assert not processes_of(root)
+
+
+def test_a_killed_guardian_takes_the_trainer_with_it(tmp_path: Path, start: Start) -> None:
+    root = tmp_path / "run"
+    process = start("run", {10: "orphans", 20: "hangs"})
+    wait_for(lambda: "iteration       13" in log_of(root, 2), "iteration 13")
+    next(p for p in psutil.Process(process.pid).children()).kill()
+    assert finish(process)[0] == 75
     assert not processes_of(root)
 
 

@@ -1,0 +1,39 @@
+# The two commands that set up everything on a fresh machine: `make rehearse` and `make test`.
+# Both make an environment in .venv first; PYTHON and TORCH choose another interpreter or another build of torch.
+
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+MINUTES ?= 3
+CONFIG ?= neox_configs/pythia-70m.yml
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: rehearse test test-fast lint benchmark clean
+
+rehearse: $(VENV)/ready  ## the main job on the bundled trainer: a whole active-forgetting run on this machine
+	$(BIN)/gaff rehearse --config $(CONFIG) --minutes $(MINUTES)
+
+test: $(VENV)/ready  ## the whole suite, live runs included: under 10 minutes on 2 cores
+	$(BIN)/python -m pytest
+
+test-fast: $(VENV)/ready  ## without the live runs of the bundled trainer
+	$(BIN)/python -m pytest -m "not slow"
+
+lint: $(VENV)/ready  ## formatter, linter and type checker
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+benchmark: $(VENV)/ready  ## what surgery costs, side by side with torch
+	$(BIN)/python benchmarks/surgery.py
+
+# torch first and by itself: its version is fixed, and nothing later may pull another build.
+$(VENV)/ready: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet "$(TORCH)"
+	$(BIN)/python -m pip install --quiet --editable ".[bundled,dev]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

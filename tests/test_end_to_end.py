@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whole runs from the command line on the bundled trainer: real DeepSpeed, real shards, real kills."""
+
+from __future__ import annotations
+
+import re
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from gaff.checkpoint.init_methods import Distribution
+from gaff.checkpoint.layout import MASTER, read_layout
+from gaff.checkpoint.values import CopyReader, DrawnValues
+from gaff.checkpoint.verify import verify_tag
+from gaff.supervisor.progress import tags
+from tests.live import different, finish, gaff, journal, log_text, write_config
+
+pytest.importorskip("deepspeed")
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from gaff.data.corpus import write_corpus
+    from gaff.data.tokenizers import CharLevel
+
+    return write_corpus(tmp_path_factory.mktemp("data"), CharLevel(), characters=300_000)
+
+
+@pytest.fixture(scope="module")
+def short_config(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
+    return write_config(tmp_path_factory.mktemp("config") / "short.yml", data, train_iters=60, reset_every=20)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, short_config: Path) -> Path:
+    root = tmp_path_factory.mktemp("runs") / "undisturbed"
+    code, output, errors = finish(gaff("run", "--config", short_config, "--run-dir", root))
+    assert code == 0, output + errors
+    return root
+
+
+def final_loss(root: Path, iteration: int) -> str:
+    """As the trainer worded it; the last launch that logged the iteration counts."""
+    return re.findall(rf"iteration +{iteration}/.*?lm_loss: (\S+)", log_text(root))[-1]
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 90
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def ranks_of(root: Path) -> list[psutil.Process]:
+    """Processes of the bundled trainer that work in this run directory."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if str(root / "segments") in " ".join(process.cmdline()) and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+def test_400_iterations_reset_after_exactly_100_200_and_300(tmp_path: Path, data: Path) -> None:
+    config = write_config(tmp_path / "pythia-tiny.yml", data, train_iters=400, reset_every=100)
+    root = tmp_path / "run"
+    code, output, errors = finish(gaff("run", "--config", config, "--run-dir", root))
+    assert code == 0, output + errors
+    # the journal
+    assert [(e["reset"], e["iteration"]) for e in journal(root, "reset_done")] == [(1, 100), (2, 200), (3, 300)]
+    assert [(e["start"], e["stop"]) for e in journal(root, "segment_launched")] == [
+        (0, 100),
+        (100, 200),
+        (200, 300),
+        (300, 400),
+    ]
+    # the tags
+    save = root / "checkpoints"
+    assert tags(save) == [100, 200, 300, 400]
+    for number, iteration in enumerate((100, 200, 300), start=1):
+        tag = save / f"global_step{iteration}"
+        layout = read_layout(tag)
+        assert (layout.topology.data, layout.zero_stage) == (2, 1)
+        assert verify_tag(tag) == []
+        small_init = Distribution("normal", (2 / (5 * 32)) ** 0.5)
+        expected = DrawnValues(small_init, 1234, number, "word_embeddings.weight", 32).values(0, layout.numel)
+        assert (CopyReader(layout).values(MASTER, 0, layout.numel) == expected).all()
+    assert not (save / "global_step400" / "gaff").exists()
+    # the log
+    logged = [int(i) for i in re.findall(r"\| iteration +(\d+)/ +400 \|", log_text(root))]
+    assert logged == list(range(1, 401))
+    assert re.findall(r"exiting the program at iteration (\d+)", log_text(root))[:3] == ["100", "200", "300"]
+    # forgetting shows: the loss jumps after each reset, and comes down again
+    losses = {i: float(x) for i, x in re.findall(r"iteration +(\d+)/.*?lm_loss: (\S+)", log_text(root))}
+    for stop in (100, 200, 300):
+        before = sum(losses[str(i)] for i in range(stop - 9, stop + 1)) / 10
+        after = sum(losses[str(i)] for i in range(stop + 1, stop + 4)) / 3
+        healed = sum(losses[str(i)] for i in range(stop + 91, stop + 101)) / 10
+        assert after > before + 0.3
+        assert healed < after - 0.3
+    assert (root / "loss_curve.png").stat().st_size > 10_000
+    assert "reset 3" in (root / "report.html").read_text()
+
+
+@pytest.mark.parametrize("victim", ["supervisor", "rank", "launcher"])
+def test_killed_in_a_segment_the_same_command_ends_with_the_same_weights(
+    victim: str, tmp_path: Path, short_config: Path, undisturbed: Path
+) -> None:
+    root = tmp_path / "run"
+    process = gaff("run", "--config", short_config, "--run-dir", root)
+    wait_for(lambda: (root / "segments/0002/attempt-1.log").exists() and "iteration       28/" in log_text(root))
+    if victim == "supervisor":
+        process.kill()
+    else:
+        launcher, *ranks = sorted(ranks_of(root), key=lambda p: p.pid)[-3:]
+        (launcher if victim == "launcher" else ranks[-1]).kill()
+    code, output, errors = finish(process)
+    assert code == (-signal.SIGKILL if victim == "supervisor" else 75), output + errors
+    wait_for(lambda: not ranks_of(root))
+    assert tags(root / "checkpoints") == [20]
+    code, output, errors = finish(gaff("run", "--config", short_config, "--run-dir", root))
+    assert code == 0, output + errors
+    assert different(root / "checkpoints/global_step60", undisturbed / "checkpoints/global_step60") == []
+    assert final_loss(root, 60) == final_loss(undisturbed, 60)
+    assert [(e["segment"], e["attempt"]) for e in journal(root, "segment_launched")] == [(1, 1), (2, 1), (2, 2), (3, 1)]
+    assert not ranks_of(root)
+
+
+def test_another_k_is_another_run(undisturbed: Path, short_config: Path) -> None:
+    code, _, errors = finish(
+        gaff("run", "--config", short_config, "-o", "gaff.reset_every=30", "--run-dir", undisturbed)
+    )
+    assert code == 2
+    assert "gaff.reset_every = 20, and now it is 30" in errors
+
+
+def test_status_tells_how_far_a_run_is(undisturbed: Path) -> None:
+    code, output, _ = finish(gaff("status", undisturbed))
+    assert code == 0
+    assert "60 of 60 iterations" in output
+
+
+def test_a_rehearsal_of_a_shipped_config_ends_with_three_resets_or_more(tmp_path: Path) -> None:
+    config = Path(__file__).parents[1] / "neox_configs" / "pythia-70m.yml"
+    root = tmp_path / "rehearsal"
+    code, output, errors = finish(
+        gaff("rehearse", "--config", config, "--minutes", "1.5", "--run-dir", root, cwd=tmp_path)
+    )
+    assert code == 0, output + errors
+    assert "hidden_size 512 -> 128" in output
+    assert len(journal(root, "reset_done")) >= 3
+    last = tags(root / "checkpoints")[-1]
+    layout = read_layout(root / "checkpoints" / f"global_step{last}")
+    assert (layout.zero_stage, layout.topology.data) == (1, 2)
+    assert (root / "loss_curve.png").exists()
+    code, output, _ = finish(gaff("rehearse", "--config", config, "--minutes", "1.5", "--run-dir", root, cwd=tmp_path))
+    assert code == 0
+    assert len(journal(root, "segment_launched")) == len(journal(root, "reset_done")) + 1, "nothing was trained twice"
