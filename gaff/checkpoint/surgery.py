@@ -97,11 +97,12 @@ def finish_interrupted(tag: Path) -> Record | None:
 
 
 def _finish(tag: Path, operation: Operation) -> Record:
-    crcs_after = apply(tag, operation)
-    faults = undone_edits(read_layout(tag), operation)
+    outcome = apply(tag, operation)
+    layout = read_layout(tag)
+    faults = undone_edits(layout, operation, outcome) + disagreements(layout)
     if faults:
         raise CheckpointError(faults)
-    return commit(tag, operation, crcs_after)
+    return commit(tag, operation, outcome)
 
 
 def plan_reset(layout: Layout, request: ResetRequest) -> Operation:

@@ -18,7 +18,7 @@ import os
 import shutil
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -35,11 +35,24 @@ INTENT = "intent.json"
 
 
 @dataclass(frozen=True)
+class Outcome:
+    """What an operation left on disk.
+
+    Attributes:
+        crcs_after: for each touched file, the CRC of each of its records.
+        written: the CRC-32 of what each edit wrote, in the order of the operation's edits.
+    """
+
+    crcs_after: dict[str, RecordCrcs]
+    written: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Record:
-    """An operation that was done.  ``crcs_after`` holds the touched files' records as the operation left them."""
+    """An operation that was done, and where that stands."""
 
     operation: Operation
-    crcs_after: dict[str, RecordCrcs]
+    outcome: Outcome
     path: Path
 
 
@@ -55,7 +68,8 @@ def records(tag: Path) -> list[Record]:
     for path in sorted((tag / FOLDER).glob("[0-9]*-reset.json")):
         fields = _read_json(path)
         if fields is not None:
-            found.append(Record(Operation.from_json(fields), fields["crcs_after"], path))
+            outcome = Outcome(fields["crcs_after"], tuple(fields["written"]))
+            found.append(Record(Operation.from_json(fields), outcome, path))
     return found
 
 
@@ -68,7 +82,7 @@ def valid_records(tag: Path) -> list[Record]:
     found = records(tag)
     if not found:
         return []
-    crcs = {name: record_crcs(tag / name) for name in found[-1].crcs_after if (tag / name).is_file()}
+    crcs = {name: record_crcs(tag / name) for name in found[-1].outcome.crcs_after if (tag / name).is_file()}
     digests: dict[str, str] = {}
     valid: list[Record] = []
     for record in reversed(found):
@@ -89,9 +103,9 @@ def altered_since_reset(tag: Path) -> list[tuple[str, str]]:
     if not found or valid_records(tag):
         return []
     newest = found[-1]
-    now = {name: record_crcs(tag / name) for name in newest.crcs_after if (tag / name).is_file()}
+    now = {name: record_crcs(tag / name) for name in newest.outcome.crcs_after if (tag / name).is_file()}
     parts = {(edit.copy.file, edit.copy.record) for edit in newest.operation.edits}
-    altered = [(f, r) for f, r in sorted(parts) if now.get(f, {}).get(r) != newest.crcs_after[f][r]]
+    altered = [(f, r) for f, r in sorted(parts) if now.get(f, {}).get(r) != newest.outcome.crcs_after[f][r]]
     return altered if len(altered) < len(parts) else []
 
 
@@ -99,7 +113,7 @@ def _leaves(record: Record, crcs: dict[str, RecordCrcs], digests: dict[str, str]
     """Whether ``record`` left its files in the given state.  What the state does not name is not compared."""
     return all(
         crcs.get(name) == after or (name not in crcs and digests.get(name) == crc_digest(after))
-        for name, after in record.crcs_after.items()
+        for name, after in record.outcome.crcs_after.items()
     )
 
 
@@ -109,24 +123,25 @@ def begin(tag: Path, operation: Operation) -> None:
     write_json_durably(tag / FOLDER / INTENT, operation.to_json())
 
 
-def apply(tag: Path, operation: Operation) -> dict[str, RecordCrcs]:
-    """Make every edit durable (again, perhaps).  Returns the CRCs of the touched files' records."""
+def apply(tag: Path, operation: Operation) -> Outcome:
+    """Make every edit durable (again, perhaps)."""
     by_file: dict[str, list[Edit]] = {}
     for edit in operation.edits:
         by_file.setdefault(edit.copy.file, []).append(edit)
-    return {
-        name: patch_file(tag / name, edits, operation.crcs_before[name], operation.source)
-        for name, edits in by_file.items()
-    }
+    crcs_after: dict[str, RecordCrcs] = {}
+    written: dict[Edit, int] = {}
+    for name, edits in by_file.items():
+        crcs_after[name] = patch_file(tag / name, edits, operation, written)
+    return Outcome(crcs_after, tuple(written[edit] for edit in operation.edits))
 
 
-def commit(tag: Path, operation: Operation, crcs_after: dict[str, RecordCrcs]) -> Record:
+def commit(tag: Path, operation: Operation, outcome: Outcome) -> Record:
     """Replace the intent by a record."""
     number = 1 + max((int(r.path.name[:4]) for r in records(tag)), default=0)
     path = tag / FOLDER / f"{number:04d}-reset.json"
-    write_json_durably(path, {**operation.to_json(), "crcs_after": crcs_after, "gaff": __version__})
+    write_json_durably(path, {**operation.to_json(), **asdict(outcome), "gaff": __version__})
     withdraw(tag)
-    return Record(operation, crcs_after, path)
+    return Record(operation, outcome, path)
 
 
 def withdraw(tag: Path) -> None:
@@ -134,20 +149,27 @@ def withdraw(tag: Path) -> None:
     remove_durably(tag / FOLDER / INTENT)
 
 
-def patch_file(path: Path, edits: list[Edit], crcs_before: RecordCrcs, source: ValueSource) -> RecordCrcs:
-    """Make the edits of one .pt file durable, with its CRCs.  Returns the new CRC of every record."""
+def patch_file(path: Path, edits: list[Edit], operation: Operation, written: dict[Edit, int]) -> RecordCrcs:
+    """Make the edits of one .pt file durable, with its CRCs.
+
+    Args:
+        written: gets the CRC-32 of what each edit wrote.
+
+    Returns:
+        The new CRC of every record of the file.
+    """
     shared = path.stat().st_nlink > 1
     target = path.with_name(f".{path.name}.gaff-tmp") if shared else path
     if shared:
         shutil.copy2(path, target)
     archive = Archive(target)
-    crcs = dict(crcs_before)
+    crcs = dict(operation.crcs_before[path.name])
     with open(target, "r+b") as file:
         for edit in edits:
             record = archive.records[edit.copy.record]
-            crc_after = _write(file, record.data_offset, edit, source)
+            written[edit] = _write(file, record.data_offset, edit, operation.source)
             bytes_after = record.size - edit.copy.offset - edit.copy.length
-            crcs[record.name] = patched_crc(crcs[record.name], edit.crc_before, crc_after, bytes_after)
+            crcs[record.name] = patched_crc(crcs[record.name], edit.crc_before, written[edit], bytes_after)
         for name in {edit.copy.record for edit in edits}:
             for field in archive.records[name].crc_fields:
                 file.seek(field)

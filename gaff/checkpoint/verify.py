@@ -13,8 +13,7 @@ from pathlib import Path
 from gaff.checkpoint.layout import MASTER, MODEL, MOMENTS, Copy, Layout, read_layout
 from gaff.checkpoint.operation import Operation, crc_digest, record_crcs
 from gaff.checkpoint.tag import TagFiles
-from gaff.checkpoint.transaction import Record, altered_since_reset, begun_operation, new_bytes, valid_records
-from gaff.checkpoint.unpickle import ITEM_SIZE
+from gaff.checkpoint.transaction import Outcome, Record, altered_since_reset, begun_operation, valid_records
 from gaff.checkpoint.values import CopyReader, pieces
 from gaff.errors import CheckpointError, Location, Problem
 
@@ -38,7 +37,7 @@ def verify_tag(tag: Path) -> list[Problem]:
         return [*found, *error.problems]
     if held:
         found += [fault for record in held for fault in changed_elsewhere(tag, record)]
-        found += undone_edits(layout, held[-1].operation)
+        found += undone_edits(layout, held[-1].operation, held[-1].outcome)
     return found
 
 
@@ -85,21 +84,16 @@ def _difference(layout: Layout, reader: CopyReader, copy: Copy) -> Problem | Non
     return Problem("copies-disagree", what, remedy, Location(str(layout.path / copy.file)))
 
 
-def undone_edits(layout: Layout, operation: Operation) -> list[Problem]:
-    """Edits of an operation whose bytes are not what it says they are."""
+def undone_edits(layout: Layout, operation: Operation, outcome: Outcome) -> list[Problem]:
+    """Edits of an operation whose bytes are not those it wrote."""
     reader = CopyReader(layout)
     found = []
-    for edit in operation.edits:
-        archive, position = reader.archive(edit.copy.file), edit.copy.offset
-        record = archive.records[edit.copy.record]
-        for chunk in new_bytes(edit, operation.source):
-            if archive.read(record, position, position + len(chunk)) != chunk:
-                element = edit.copy.start + (position - edit.copy.offset) // ITEM_SIZE[edit.copy.dtype]
-                what = f"the {edit.copy.kind} copy is not as reset {operation.reset} left it, from element {element} on"
-                where = Location(str(layout.path / edit.copy.file))
-                found.append(Problem("reset-undone", what, "use an earlier tag, or reset again", where))
-                break
-            position += len(chunk)
+    for edit, crc in zip(operation.edits, outcome.written, strict=True):
+        copy, archive = edit.copy, reader.archive(edit.copy.file)
+        if archive.range_crc(archive.records[copy.record], copy.offset, copy.offset + copy.length) != crc:
+            what = f"the {copy.kind} copy is not as reset {operation.reset} left it"
+            where = Location(str(layout.path / copy.file))
+            found.append(Problem("reset-undone", what, "use an earlier tag, or reset again", where))
     return found
 
 
@@ -110,7 +104,7 @@ def changed_elsewhere(tag: Path, record: Record) -> list[Problem]:
     found = [
         (name, part)
         for name, before in operation.crcs_before.items()
-        for part, crc in record.crcs_after[name].items()
+        for part, crc in record.outcome.crcs_after[name].items()
         if (name, part) not in edited and before.get(part) != crc
     ]
     found += [(n, "some record") for n, digest in operation.untouched.items() if not _unchanged(tag / n, digest)]

@@ -73,7 +73,7 @@ def _operated_files(tag: Path) -> set[str]:
         begun = begun_operation(tag)
         if begun is not None:
             return set(begun.crcs_before)
-        return {name for record in valid_records(tag) for name in record.crcs_after}
+        return {name for record in valid_records(tag) for name in record.outcome.crcs_after}
     except CheckpointError:
         return set()
 

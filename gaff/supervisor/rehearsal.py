@@ -14,9 +14,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from gaff.errors import InputError, Problem, TrainerError
+from gaff.errors import InputError, Location, Problem, TrainerError
 from gaff.files import make_directory_durably
 from gaff.plan.config import Config
+from gaff.plan.plan import build_plan
 from gaff.plan.shrink import shrink
 from gaff.plan.typed import precision
 from gaff.supervisor.child import Child, free_port
@@ -82,24 +83,19 @@ def prepare_rehearsal(
             precision="bfloat16" if precision(config) == "fp16" else None,  # DeepSpeed has no fp16 on the CPU
         )
 
-    resets = LEAST_RESETS if config.gaff.reset_every is not None else 0
-    probe, _ = small(4 * _LEAST_PER_SEGMENT, LEAST_RESETS, root / "measure" / "checkpoints")
+    least = (LEAST_RESETS + 1) * _LEAST_PER_SEGMENT
+    probe, _ = small(least, LEAST_RESETS, root / "measure" / "checkpoints")
     problems = trainer.check(probe)
     if problems:
         raise InputError(problems)
     say(f"measuring this machine with {_MEASURED_ITERATIONS} iterations")
     speed = measure_speed(probe, trainer, root / "measure")
     left = minutes * 60 * _MARGIN - (time.monotonic() - began)
-    iterations, resets = fit(speed, left, most_resets=min(resets and MOST_RESETS, _resets_of(config)))
+    plan = build_plan(config)
+    iterations, resets = fit(speed, left, most_resets=min(MOST_RESETS, len(plan.resets)))
     say(f"{speed.start_s:.1f} s to start a segment, {speed.iteration_s * 1000:.0f} ms an iteration")
-    shrunk, sentences = small(iterations, max(resets, LEAST_RESETS), root / "checkpoints")
+    shrunk, sentences = small(max(least, min(iterations, plan.train_iters)), resets, root / "checkpoints")
     return Rehearsal(shrunk, sentences, speed)
-
-
-def _resets_of(config: Config) -> int:
-    from gaff.plan.plan import build_plan
-
-    return len(build_plan(config).resets)
 
 
 def fit(speed: Speed, seconds: float, most_resets: int) -> tuple[int, int]:
@@ -140,8 +136,6 @@ def measure_speed(probe: Config, trainer: Trainer, folder: Path) -> Speed:
     times, error = _run_probe(trainer, probe, request, log)
     wall = time.monotonic() - began
     if len(times) < 2:
-        from gaff.errors import Location
-
         what = f"the trainer did not run on this machine ({error or 'no iteration was logged'})"
         raise TrainerError(Problem("trainer-failed", what, "read its log", Location(str(log))))
     iteration = statistics.median(times[1:])  # the first one warms up
