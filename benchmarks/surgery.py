@@ -87,7 +87,8 @@ def main() -> None:
     parser.add_argument("--layers", default="6,24")
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
-    print(f"{'layers':>6} {'tag':>8} {'embedding':>9}   {'gaff':>7} {'torch':>7}  {'faster':>6}   {'gaff':>7} {'torch':>8}")
+    heads = ("layers", "tag", "embedding", "gaff", "torch", "faster", "gaff", "torch")
+    print("{:>6} {:>8} {:>9}   {:>7} {:>7}  {:>6}   {:>7} {:>8}".format(*heads))
     for layers in map(int, options.layers.split(",")):
         with tempfile.TemporaryDirectory() as name:
             tag = make_tag(Path(name), options.hidden, layers)

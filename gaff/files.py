@@ -6,10 +6,43 @@ A rename is atomic on one file system (POSIX); that it is seen by other nodes at
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+
+@contextmanager
+def exclusive_lock(descriptor: int) -> Iterator[None]:
+    """Hold the advisory lock of an open file or directory while the block runs.
+
+    The kernel drops it when its owner dies, however it dies.  It holds between machines only where the file system
+    passes ``flock`` on (NFS v4 and Lustre mounted with ``flock`` do); where there are no locks at all, none is held.
+
+    Raises:
+        BlockingIOError: another process holds it.
+    """
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError as error:
+        if error.errno not in (errno.EBADF, errno.ENOLCK, errno.ENOTSUP):
+            raise
+    yield
+
+
+def fsync_file(path: Path) -> None:
+    """Make the content of a file durable."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def fsync_directory(directory: Path) -> None:

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 CHUNK_BYTES = 8 << 20  # what is held in memory at a time
 
+# What a damaged or hostile pickle makes the unpickler raise; none of it is our mistake.
+_DAMAGE = (pickle.UnpicklingError, EOFError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError,
+           MemoryError, RecursionError)  # fmt: skip
 _LOCAL_HEADER = struct.Struct("<4sHHHHHIIIHH")
 _CENTRAL_ENTRY = struct.Struct("<4sHHHHHHIIIHHHHHII")
 _HAS_DESCRIPTOR = 0x08
@@ -72,7 +75,7 @@ class Archive:
         try:
             with zipfile.ZipFile(self.path) as archive, open(self.path, "rb") as file:
                 return {r.name: r for r in _records(archive, file)}
-        except zipfile.BadZipFile as error:
+        except (zipfile.BadZipFile, struct.error, NotImplementedError, ValueError) as error:
             raise self._error("truncated-file", f"is damaged or was cut off while being written ({error})") from None
         except OSError as error:
             raise self._error("unreadable-file", f"cannot be read ({error.strerror})", "check the path") from None
@@ -87,7 +90,7 @@ class Archive:
             raise self._error(
                 "forbidden-global", f"names {error}, which no GPT-NeoX checkpoint needs; it was not loaded"
             ) from None
-        except (pickle.UnpicklingError, EOFError, ValueError, TypeError, AttributeError, IndexError) as error:
+        except _DAMAGE as error:
             raise self._error("damaged-pickle", f"has a damaged data.pkl ({error})") from None
 
     def read(self, record: Record, start: int, stop: int) -> bytes:

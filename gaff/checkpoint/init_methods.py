@@ -13,6 +13,7 @@ from math import sqrt
 from typing import Any, Literal
 
 from gaff.errors import InputError, Location, Problem
+from gaff.plan.settings import SCALES, usable_scale
 
 
 @dataclass(frozen=True)
@@ -64,9 +65,9 @@ def init_method_of(neox: Mapping[str, Any], sizes: ModelSizes, where: Location |
         where: the config file, for the message.
 
     Raises:
-        InputError: an initialiser that is not in the table, or muP.
+        InputError: an initialiser that is not in the table, or muP, or an ``init_method_std`` that is no size.
     """
-    name = str(neox.get("init_method", "normal"))
+    name = str(neox.get("init_method") or "normal")
     if neox.get("use_mup"):
         name = "use_mup"
     if name not in INIT_METHODS:
@@ -78,5 +79,11 @@ def init_method_of(neox: Mapping[str, Any], sizes: ModelSizes, where: Location |
                 where,
             )
         )
-    std = float(neox.get("init_method_std", sizes.init_method_std))
-    return INIT_METHODS[name](ModelSizes(sizes.hidden, sizes.layers, sizes.rows, std))
+    std = neox.get("init_method_std")
+    if std is None:
+        std = sizes.init_method_std
+    if type(std) not in (int, float) or not usable_scale(std):
+        what = f"`init_method_std` must be a number {SCALES}, not {std}"
+        remedy = "say `init: normal:STD` (or --init normal:STD) instead"
+        raise InputError(Problem("init-method-std", what, remedy, where))
+    return INIT_METHODS[name](ModelSizes(sizes.hidden, sizes.layers, sizes.rows, float(std)))

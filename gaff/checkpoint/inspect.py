@@ -11,7 +11,7 @@ from typing import Any
 
 from gaff.checkpoint.layout import read_layout
 from gaff.checkpoint.surgery import embedding_statistics
-from gaff.checkpoint.tag import TagFiles
+from gaff.checkpoint.tag import TagFiles, understood
 from gaff.checkpoint.transaction import begun_operation, valid_records
 
 SCHEMA = "gaff.inspection/1"
@@ -28,7 +28,8 @@ def inspect_tag(tag: Path) -> dict[str, Any]:
         CheckpointError: incomplete, damaged or of a layout that is not handled.
     """
     layout = read_layout(tag)
-    total = count_parameters(TagFiles(tag))
+    with understood(tag):
+        total = count_parameters(TagFiles(tag))
     return {
         "schema": SCHEMA,
         "checkpoint": str(tag),

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from gaff.checkpoint.archive import Archive
-from gaff.checkpoint.tag import LAYER_FILE, OPTIMIZER_FILE, ZERO3_MODEL_FILE, TagFiles, Topology
+from gaff.checkpoint.tag import LAYER_FILE, OPTIMIZER_FILE, ZERO3_MODEL_FILE, TagFiles, Topology, understood
 from gaff.checkpoint.unpickle import FragmentAddress, TensorRef
 from gaff.errors import CheckpointError
 
@@ -102,12 +102,13 @@ def read_layout(tag: Path) -> Layout:
     files = TagFiles(tag)
     if not files.names:
         raise files.error("incomplete-tag", "holds no .pt files", "use a complete tag")
-    _refuse_other_layouts(files)
-    missing = files.missing()
-    if missing:
-        what = f"lacks {len(missing)} of its files, {missing[0]} first"
-        raise files.error("incomplete-tag", what, "use an earlier tag")
-    return _Reader(files).layout()
+    with understood(tag):
+        _refuse_other_layouts(files)
+        missing = files.missing()
+        if missing:
+            what = f"lacks {len(missing)} of its files, {missing[0]} first"
+            raise files.error("incomplete-tag", what, "use an earlier tag")
+        return _Reader(files).layout()
 
 
 def _refuse_other_layouts(files: TagFiles) -> None:
@@ -203,7 +204,8 @@ class _Reader:
             fragment = next((mapping[n] for n in _OPTIMIZER_NAMES if n in mapping), None)
             if fragment is None or fragment.numel == 0:
                 continue
-            assert isinstance(fragment, FragmentAddress)
+            if not isinstance(fragment, FragmentAddress):
+                raise TypeError("param_slice_mappings holds something else than fragments")
             tensors = {MASTER: state["single_partition_of_fp32_groups"][group]}
             tensors |= self._moments(archive, state["base_optimizer_state"]["state"].get(group, {}))
             for kind, tensor in tensors.items():

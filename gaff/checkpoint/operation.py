@@ -86,10 +86,15 @@ class Operation:
         }
 
     @classmethod
-    def from_json(cls, fields: Mapping[str, Any]) -> Operation:
+    def from_json(cls, fields: Mapping[str, Any], folder: Path) -> Operation:
+        """``folder`` is the one that the fields were read from.
+
+        Raises:
+            KeyError, TypeError, ValueError: they are not an operation.
+        """
         known = {k: v for k, v in fields.items() if k in cls.__dataclass_fields__}
         known["shape"] = tuple(known["shape"])
-        known["source"] = source_from_json(known["source"])
+        known["source"] = source_from_json(known["source"], folder)
         known["edits"] = tuple(Edit(**{**e, "copy": Copy(**e["copy"])}) for e in known["edits"])
         return cls(**known)
 

@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import math
 import os
-import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
 
-from gaff.checkpoint.init_methods import Distribution, ModelSizes, init_method_of
+from gaff.checkpoint.init_source import source_of
 from gaff.checkpoint.layout import MASTER, MODEL, MOMENTS, PARAMETER, Copy, Layout, read_layout
 from gaff.checkpoint.operation import Edit, Operation, crc_digest, record_crcs
-from gaff.checkpoint.tag import TagFiles, tag_name
+from gaff.checkpoint.tag import TagFiles
 from gaff.checkpoint.transaction import (
     FOLDER,
     Record,
@@ -26,15 +25,17 @@ from gaff.checkpoint.transaction import (
     begin,
     begun_operation,
     commit,
+    refuse_other_state,
     valid_records,
     withdraw,
 )
-from gaff.checkpoint.values import CopyReader, DrawnValues, TagValues, ValueSource, file_values, pieces
+from gaff.checkpoint.values import ArrayValues, CopyReader, pieces, save_matrix
 from gaff.checkpoint.verify import disagreements, undone_edits
 from gaff.errors import CheckpointError, InputError, Location, Problem
-from gaff.files import fsync_directory, make_directory_durably
+from gaff.files import exclusive_lock, make_directory_durably
 from gaff.plan.settings import InitSpec
-from gaff.plan.yaml_source import read_yaml
+
+_NEW_VALUES = "new-values.safetensors"  # given values, while an operation is under way
 
 
 @dataclass(frozen=True)
@@ -60,39 +61,70 @@ class ResetResult:
         return self.record.operation
 
 
-def reset(tag: Path, request: ResetRequest) -> ResetResult:
+def reset(tag: Path, request: ResetRequest, *, step0_from: Path | None = None) -> ResetResult:
     """Make one reset in place, durably; finish it if it was begun; leave it if it is done.
+
+    Args:
+        tag: the tag directory.
+        request: what is wanted.
+        step0_from: the save directory that holds ``global_step0``; the tag's own by default.
 
     Raises:
         CheckpointError: the tag is incomplete, damaged, of an unsupported layout, or its copies disagree.  Nothing was
             written then.
-        InputError: ``request.init`` cannot be had.
+        InputError: ``request.init`` cannot be had, or another process operates on the tag.
     """
-    finish_interrupted(tag)
-    layout = read_layout(tag)
-    done = _already_done(tag, layout, request)
-    if done is not None:
-        return ResetResult(done, already_done=True)
-    operation = plan_reset(layout, request)
-    if request.save_forgotten:
-        save_forgotten(layout, operation)
-    begin(tag, operation)
-    return ResetResult(_finish(tag, operation), already_done=False)
+    with _alone(tag):
+        _finish_interrupted(tag)
+        layout = read_layout(tag)
+        done = _already_done(layout, request)
+        if done is not None:
+            return ResetResult(done, already_done=True)
+        operation = plan_reset(layout, request, step0_from=step0_from)
+        _refuse_unwritable(tag, operation)
+        make_directory_durably(tag / FOLDER)
+        if request.save_forgotten:
+            save_forgotten(layout, operation)
+        if isinstance(operation.source, ArrayValues):
+            operation = replace(operation, source=operation.source.store(tag / FOLDER / _NEW_VALUES))
+        begin(tag, operation)
+        return ResetResult(_finish(tag, operation), already_done=False)
 
 
 def finish_interrupted(tag: Path) -> Record | None:
     """Finish the operation that was begun in the tag and cut short, if there is one.  Returns its record.
 
     Raises:
-        CheckpointError: the bytes on disk are not those that were written.
+        CheckpointError: the tag is not as the operation found it, or the bytes on disk are not those that were written.
+        InputError: another process operates on the tag.
     """
+    with _alone(tag):
+        return _finish_interrupted(tag)
+
+
+@contextmanager
+def _alone(tag: Path) -> Iterator[None]:
+    """Hold the tag: two operations at once would mix their bytes."""
+    descriptor = os.open(tag, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        with exclusive_lock(descriptor):
+            yield
+    except BlockingIOError:
+        what = "another process is operating on this checkpoint"
+        raise InputError(Problem("tag-locked", what, "wait until it is done", Location(str(tag)))) from None
+    finally:
+        os.close(descriptor)
+
+
+def _finish_interrupted(tag: Path) -> Record | None:
     operation = begun_operation(tag)
     if operation is None:
         return None
     done = [r for r in valid_records(tag) if r.operation == operation]
     if done:  # killed between the record and the removal of the intent
-        withdraw(tag)
+        withdraw(tag, operation)
         return done[-1]
+    refuse_other_state(tag, operation)
     return _finish(tag, operation)
 
 
@@ -105,41 +137,43 @@ def _finish(tag: Path, operation: Operation) -> Record:
     return commit(tag, operation, outcome)
 
 
-def plan_reset(layout: Layout, request: ResetRequest) -> Operation:
+def plan_reset(layout: Layout, request: ResetRequest, *, step0_from: Path | None = None) -> Operation:
     """Work out a reset without writing anything.
 
     Raises:
-        CheckpointError: the tag's copies of the embedding disagree already, so that GAFF would build on sand.
+        CheckpointError: the tag is incomplete, or its copies of the embedding disagree already, so that GAFF would
+            build on sand.
         InputError: the new values cannot be had.
     """
-    faults = disagreements(layout)
+    files = TagFiles(layout.path)
+    faults = files.problems() or disagreements(layout)
     if faults:
         raise CheckpointError(faults)
     reader = CopyReader(layout)
-    files = TagFiles(layout.path)
-    statistics = embedding_statistics(layout)
-    edits = tuple(_edit(reader, copy, request.moments) for copy in _copies_to_edit(layout, request.moments))
+    forgotten = embedding_statistics(layout)
+    edits = tuple(_edit(reader, copy) for copy in _copies_to_edit(layout, request.moments))
     touched = {edit.copy.file for edit in edits}
+    init, seed, number = request.init, request.seed, request.number
     return Operation(
         iteration=layout.iteration,
-        reset=request.number,
-        seed=request.seed,
+        reset=number,
+        seed=seed,
         parameter=PARAMETER,
         shape=layout.shape,
-        init=str(request.init),
+        init=str(init),
         moments=request.moments,
-        source=_source(layout, request, statistics),
+        source=source_of(layout, init, seed=seed, reset=number, forgotten=forgotten, save=step0_from),
         edits=edits,
         crcs_before={name: record_crcs(layout.path / name) for name in sorted(touched)},
         untouched={n: crc_digest(record_crcs(layout.path / n)) for n in files.names if n not in touched},
         began=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        forgotten=statistics,
+        forgotten=forgotten,
     )
 
 
-def _already_done(tag: Path, layout: Layout, request: ResetRequest) -> Record | None:
+def _already_done(layout: Layout, request: ResetRequest) -> Record | None:
     """The tag's newest record, if it holds and is exactly this request."""
-    held = valid_records(tag)
+    held = valid_records(layout.path)
     if not held:
         return None
     done = held[-1].operation
@@ -153,58 +187,17 @@ def _copies_to_edit(layout: Layout, moments: str) -> list[Copy]:
     return sorted(layout.of_kind(*kinds), key=lambda c: (c.file, c.record, c.offset))
 
 
-def _edit(reader: CopyReader, copy: Copy, moments: str) -> Edit:
+def _edit(reader: CopyReader, copy: Copy) -> Edit:
     archive = reader.archive(copy.file)
     crc = archive.range_crc(archive.records[copy.record], copy.offset, copy.offset + copy.length)
     return Edit(copy, "zeros" if copy.kind in MOMENTS else "values", crc)
 
 
-def _source(layout: Layout, request: ResetRequest, forgotten: Mapping[str, float]) -> ValueSource:
-    init = request.init
-    if init.kind == "file":
-        assert init.path is not None
-        return file_values(Path(init.path), PARAMETER, layout.shape)
-    if init.kind == "step0":
-        return _step0_values(layout)
-    distribution = _distribution(layout, init, forgotten)
-    return DrawnValues(distribution, request.seed, request.number, PARAMETER, layout.shape[1])
-
-
-def _distribution(layout: Layout, init: InitSpec, forgotten: Mapping[str, float]) -> Distribution:
-    if init.kind == "matched":
-        return Distribution("normal", forgotten["std"], forgotten["mean"])
-    if init.kind == "config":
-        layers = int(TagFiles(layout.path).header["args"]["num_layers"])
-        neox, where = tag_config(layout.path)
-        return init_method_of(neox, ModelSizes(layout.shape[1], layers, layout.shape[0]), where)
-    assert init.kind in ("normal", "uniform")
-    assert init.value is not None
-    return Distribution("normal" if init.kind == "normal" else "uniform", init.value)
-
-
-def _step0_values(layout: Layout) -> TagValues:
-    tag = (layout.path.parent / tag_name(0)).resolve()
-    where = Location(str(tag))
-    if not tag.is_dir():
-        remedy = "save one with `extra_save_iters: [0]`, or choose another init"
-        raise InputError(Problem("no-step0", "`init: step0` needs this tag, which is not there", remedy, where))
-    if read_layout(tag).shape != layout.shape:
-        what = f"has an embedding of another shape than {layout.shape}"
-        raise InputError(Problem("no-step0", what, "choose another init", where))
-    return TagValues(tag)
-
-
-def tag_config(tag: Path) -> tuple[dict[str, Any], Location]:
-    """The GPT-NeoX keys of the configs that the trainer left in the tag."""
-    paths = sorted(p for p in (tag / "configs").glob("*") if p.is_file())
-    where = Location(str(tag / "configs"))
-    if not paths:
-        remedy = "choose another init, such as normal:0.02"
-        raise InputError(Problem("no-config", "`init: config` finds no config in the tag", remedy, where))
-    merged: dict[str, Any] = {}
-    for path in paths:
-        merged |= read_yaml(path).values
-    return merged, where
+def _refuse_unwritable(tag: Path, operation: Operation) -> None:
+    for path in (tag, *sorted({tag / edit.copy.file for edit in operation.edits})):
+        if not os.access(path, os.W_OK):
+            remedy = "make it writable, or use --output"
+            raise CheckpointError(Problem("read-only", "cannot be written to", remedy, Location(str(path))))
 
 
 def embedding_statistics(layout: Layout) -> dict[str, float]:
@@ -227,43 +220,8 @@ def embedding_statistics(layout: Layout) -> dict[str, float]:
 
 def save_forgotten(layout: Layout, operation: Operation) -> Path:
     """Write the embedding as it is (the master, float32) into the tag's ``gaff/`` as safetensors."""
-    import numpy as np
-    from safetensors.numpy import save_file
-
-    make_directory_durably(layout.path / FOLDER)
     path = layout.path / FOLDER / f"forgotten-{operation.reset:04d}.safetensors"
     matrix = CopyReader(layout).values(MASTER, 0, layout.numel).reshape(layout.shape)
-    temporary = path.with_name(f".{path.name}.gaff-tmp")
     about = {"iteration": str(operation.iteration), "reset": str(operation.reset)}
-    save_file({operation.parameter: np.ascontiguousarray(matrix)}, str(temporary), metadata=about)
-    with open(temporary, "rb") as file:
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    fsync_directory(path.parent)
+    save_matrix(path, operation.parameter, matrix, about)
     return path
-
-
-def copy_tag(tag: Path, output: Path) -> Path:
-    """A second tag in ``output`` that shares its files by hard link where it can; surgery replaces what it touches.
-
-    Raises:
-        InputError: ``output`` already has something of that name.
-    """
-    target = output / tag.name
-    if target.exists():
-        raise InputError(Problem("output-exists", "is already there", "choose another --output", Location(str(target))))
-    staging = output / f".{tag.name}.gaff-tmp"
-    shutil.rmtree(staging, ignore_errors=True)
-    output.mkdir(parents=True, exist_ok=True)
-    shutil.copytree(tag, staging, copy_function=_link_or_copy)
-    os.replace(staging, target)
-    fsync_directory(output)
-    return target
-
-
-def _link_or_copy(source: str, target: str) -> str:
-    try:
-        os.link(source, target)
-    except OSError:  # another file system, or one without hard links
-        shutil.copy2(source, target)
-    return target

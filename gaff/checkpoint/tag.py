@@ -14,6 +14,8 @@ File names are DeepSpeed's (``runtime/engine.py``, ``runtime/pipe/module.py``, 0
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -27,6 +29,20 @@ LAYER_FILE = re.compile(r"layer_(\d+)-model_(\d+)-model_states\.pt")
 MODEL_FILE = re.compile(r"mp_rank_(\d+)_model_states\.pt")
 OPTIMIZER_FILE = re.compile(r"(?:bf16_)?zero_pp_rank_(\d+)_mp_rank_(\d+)_optim_states\.pt")
 ZERO3_MODEL_FILE = re.compile(r"zero_pp_rank_(\d+)_mp_rank_(\d+)_model_states\.pt")
+
+
+@contextmanager
+def understood(path: Path) -> Iterator[None]:
+    """Say so in a sentence where what stands in a file is not laid out as GPT-NeoX's checkpoints are.
+
+    Raises:
+        CheckpointError: instead of what a missing key or a wrong type raises.
+    """
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        what = f"is not laid out as GPT-NeoX's checkpoints are ({type(error).__name__}: {error})"
+        raise CheckpointError(Problem("not-gpt-neox", what, "use another tag", Location(str(path)))) from None
 
 
 def tag_name(iteration: int) -> str:
@@ -118,7 +134,8 @@ class TagFiles:
 
     @property
     def iteration(self) -> int:
-        return int(self.header["iteration"])
+        with understood(self.path):
+            return int(self.header["iteration"])
 
     @property
     def sharded_optimizer(self) -> bool:
@@ -164,7 +181,8 @@ class TagFiles:
     def problems(self) -> list[Problem]:
         """Why this tag is not whole: files missing, cut off or damaged, no ``configs/``.  Empty when it is."""
         try:
-            missing = self.missing() if self.has(LAYER_FILE) else []
+            with understood(self.path):
+                missing = self.missing() if self.has(LAYER_FILE) else []
         except CheckpointError as error:
             return list(error.problems)
         found = []

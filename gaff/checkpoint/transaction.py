@@ -26,9 +26,10 @@ from gaff import __version__
 from gaff.checkpoint.archive import Archive, numpy_dtype
 from gaff.checkpoint.crc import patched_crc
 from gaff.checkpoint.operation import Edit, Operation, RecordCrcs, crc_digest, record_crcs
-from gaff.checkpoint.values import ValueSource, pieces
+from gaff.checkpoint.tag import TagFiles
+from gaff.checkpoint.values import StoredValues, ValueSource, pieces
 from gaff.errors import CheckpointError, Location, Problem
-from gaff.files import fsync_directory, make_directory_durably, remove_durably, write_json_durably
+from gaff.files import fsync_directory, fsync_file, make_directory_durably, remove_durably, write_json_durably
 
 FOLDER = "gaff"
 INTENT = "intent.json"
@@ -58,19 +59,31 @@ class Record:
 
 def begun_operation(tag: Path) -> Operation | None:
     """The operation whose intent stands in the tag: begun, and not known to be finished."""
-    fields = _read_json(tag / FOLDER / INTENT)
-    return None if fields is None else Operation.from_json(fields)
+    path = tag / FOLDER / INTENT
+    fields = read_json(path)
+    return None if fields is None else _operation(fields, path)
 
 
 def records(tag: Path) -> list[Record]:
     """All records in the tag, oldest first, whether or not they still hold."""
     found = []
-    for path in sorted((tag / FOLDER).glob("[0-9]*-reset.json")):
-        fields = _read_json(path)
+    for path in sorted((tag / FOLDER).glob("[0-9][0-9][0-9][0-9]-reset.json")):
+        fields = read_json(path)
         if fields is not None:
-            outcome = Outcome(fields["crcs_after"], tuple(fields["written"]))
-            found.append(Record(Operation.from_json(fields), outcome, path))
+            operation = _operation(fields, path)
+            try:
+                outcome = Outcome(dict(fields["crcs_after"]), tuple(fields["written"]))
+            except (KeyError, TypeError, ValueError) as error:
+                raise _damaged(path, error) from None
+            found.append(Record(operation, outcome, path))
     return found
+
+
+def _operation(fields: dict[str, Any], path: Path) -> Operation:
+    try:
+        return Operation.from_json(fields, path.parent)
+    except (KeyError, TypeError, ValueError) as error:
+        raise _damaged(path, error) from None
 
 
 def valid_records(tag: Path) -> list[Record]:
@@ -95,18 +108,23 @@ def valid_records(tag: Path) -> list[Record]:
 
 
 def altered_since_reset(tag: Path) -> list[tuple[str, str]]:
-    """Records (file, name) of the newest operation that somebody changed after it, leaving others as they were.
+    """Records (file, name) that somebody changed after the newest operation, leaving some of its edits as they were.
 
-    Empty also when none is as it was: then the trainer wrote the tag anew.
+    Empty also when none of its edits is as it was: then the trainer wrote the tag anew.
     """
     found = records(tag)
     if not found or valid_records(tag):
         return []
     newest = found[-1]
     now = {name: record_crcs(tag / name) for name in newest.outcome.crcs_after if (tag / name).is_file()}
-    parts = {(edit.copy.file, edit.copy.record) for edit in newest.operation.edits}
-    altered = [(f, r) for f, r in sorted(parts) if now.get(f, {}).get(r) != newest.outcome.crcs_after[f][r]]
-    return altered if len(altered) < len(parts) else []
+    altered = [
+        (name, part)
+        for name, after in newest.outcome.crcs_after.items()
+        for part, crc in after.items()
+        if now.get(name, {}).get(part) != crc
+    ]
+    edited = {(edit.copy.file, edit.copy.record) for edit in newest.operation.edits}
+    return altered if edited - set(altered) else []
 
 
 def _leaves(record: Record, crcs: dict[str, RecordCrcs], digests: dict[str, str]) -> bool:
@@ -120,7 +138,17 @@ def _leaves(record: Record, crcs: dict[str, RecordCrcs], digests: dict[str, str]
 def begin(tag: Path, operation: Operation) -> None:
     """Put the intent on disk.  From here on the operation will be finished by whoever comes next."""
     make_directory_durably(tag / FOLDER)
+    fsync_tag(tag)
     write_json_durably(tag / FOLDER / INTENT, operation.to_json())
+
+
+def fsync_tag(tag: Path) -> None:
+    """Make durable what the trainer wrote, which it leaves to the system (``torch.save`` does not fsync)."""
+    for path in (*tag.glob("*.pt"), *(tag / "configs").glob("*")):
+        fsync_file(path)
+    for folder in (tag / "configs", tag, tag.parent):
+        if folder.is_dir():
+            fsync_directory(folder)
 
 
 def apply(tag: Path, operation: Operation) -> Outcome:
@@ -140,13 +168,39 @@ def commit(tag: Path, operation: Operation, outcome: Outcome) -> Record:
     number = 1 + max((int(r.path.name[:4]) for r in records(tag)), default=0)
     path = tag / FOLDER / f"{number:04d}-reset.json"
     write_json_durably(path, {**operation.to_json(), **asdict(outcome), "gaff": __version__})
-    withdraw(tag)
+    withdraw(tag, operation)
     return Record(operation, outcome, path)
 
 
-def withdraw(tag: Path) -> None:
-    """Remove the intent of an operation that is recorded."""
+def withdraw(tag: Path, operation: Operation) -> None:
+    """Remove the intent of an operation that is recorded, and the values that it was given."""
     remove_durably(tag / FOLDER / INTENT)
+    if isinstance(operation.source, StoredValues):
+        remove_durably(operation.source.path)
+
+
+def refuse_other_state(tag: Path, operation: Operation) -> None:
+    """Make sure that a begun operation belongs to what is in the tag now: all that it does not edit is as it was.
+
+    Raises:
+        CheckpointError: the tag was written again since, or the values that the operation was given are gone.
+    """
+    edited = {(edit.copy.file, edit.copy.record) for edit in operation.edits}
+    same = TagFiles(tag).iteration == operation.iteration and all(
+        (tag / name).is_file() and crc_digest(record_crcs(tag / name)) == digest
+        for name, digest in operation.untouched.items()
+    )
+    for name, before in operation.crcs_before.items():
+        now = record_crcs(tag / name) if (tag / name).is_file() else {}
+        same = same and now.keys() == before.keys()
+        same = same and all(now[part] == crc for part, crc in before.items() if (name, part) not in edited)
+    if not same:
+        what = "the reset that was begun here belongs to an earlier state of this checkpoint"
+        remedy = f"remove {FOLDER}/{INTENT} if the checkpoint was written again since"
+        raise CheckpointError(Problem("stale-intent", what, remedy, Location(str(tag))))
+    if isinstance(operation.source, StoredValues) and not operation.source.path.is_file():
+        what = "the new values of the reset that was begun here are gone"
+        raise CheckpointError(Problem("stale-intent", what, "use an earlier tag", Location(str(operation.source.path))))
 
 
 def patch_file(path: Path, edits: list[Edit], operation: Operation, written: dict[Edit, int]) -> RecordCrcs:
@@ -158,7 +212,7 @@ def patch_file(path: Path, edits: list[Edit], operation: Operation, written: dic
     Returns:
         The new CRC of every record of the file.
     """
-    shared = path.stat().st_nlink > 1
+    shared = path.is_symlink() or path.stat().st_nlink > 1
     target = path.with_name(f".{path.name}.gaff-tmp") if shared else path
     if shared:
         shutil.copy2(path, target)
@@ -205,14 +259,24 @@ def new_bytes(edit: Edit, source: ValueSource) -> Iterator[bytes]:
             yield source.values(start, stop).astype(dtype).tobytes()
 
 
-def _read_json(path: Path) -> dict[str, Any] | None:
+def read_json(path: Path) -> dict[str, Any] | None:
+    """One of the files in ``gaff/``; None where it is not there.
+
+    Raises:
+        CheckpointError: it is damaged.
+    """
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        what = f"cannot be read ({error})"
-        remedy = "restore it, or move the tag away and use an earlier one"
-        raise CheckpointError(Problem("damaged-record", what, remedy, Location(str(path)))) from None
-    assert isinstance(fields, dict)
+        raise _damaged(path, error) from None
+    if not isinstance(fields, dict):
+        raise _damaged(path, ValueError("it is no object"))
     return fields
+
+
+def _damaged(path: Path, error: Exception) -> CheckpointError:
+    what = f"cannot be read ({type(error).__name__}: {error})"
+    remedy = "restore it, or move the tag away and use an earlier one"
+    return CheckpointError(Problem("damaged-record", what, remedy, Location(str(path))))

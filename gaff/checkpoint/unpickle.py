@@ -86,6 +86,8 @@ class FragmentAddress(metaclass=_Sealed):
 
     def __setstate__(self, state: dict[str, int]) -> None:
         self.numel, self.start = int(state["numel"]), int(state["start"])
+        if self.numel < 0 or self.start < 0:
+            raise pickle.UnpicklingError("a fragment with a negative address")
 
 
 class _StorageType(metaclass=_Sealed):

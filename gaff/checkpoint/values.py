@@ -1,37 +1,44 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where the new values of a reset come from.
 
-A source is a pure function of what stands in its ``to_json()``: an interrupted reset is done again from the intent
-alone.  Elements are counted flat over the whole (padded vocabulary x hidden) matrix, and values are float32: the master
-takes them as they are, the model copy rounded to its dtype.
+A source is a pure function of what stands in its ``to_json()`` and in the tag, so an interrupted reset is done again
+from the tag alone.  Elements are counted flat over the whole (padded vocabulary x hidden) matrix, and values are
+float32: the master takes them as they are, the model copy rounded to its dtype.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from gaff.checkpoint.archive import Archive
 from gaff.checkpoint.init_methods import Distribution
-from gaff.checkpoint.layout import MASTER, Copy, Layout, read_layout
+from gaff.checkpoint.layout import Copy, Layout
 from gaff.checkpoint.random_rows import key_for, open_uniform, standard_normal
 from gaff.checkpoint.unpickle import ITEM_SIZE
 from gaff.errors import InputError, Location, Problem
+from gaff.files import write_durably
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
 CHUNK_ELEMENTS = 1 << 16  # stays in the processor's cache
+LARGEST_NORMAL = 6.4  # the quantile of the last of 2^32 intervals is 6.36
+_TENSOR = "values"
+_FILE_DTYPES = ("F64", "F32", "F16")
 
 
 class ValueSource(Protocol):
     """New float32 values for any flat range of the matrix."""
 
     def values(self, start: int, stop: int) -> NDArray[np.float32]: ...
+
+    def largest(self) -> float:
+        """A bound on the magnitude of all values; not finite where one of them is not."""
+        ...
 
     def to_json(self) -> dict[str, Any]: ...
 
@@ -60,78 +67,112 @@ class DrawnValues:
         flat = rows.reshape(-1)[start - first * self.width : stop - first * self.width]
         return flat.astype(np.float32)
 
+    def largest(self) -> float:
+        reach = LARGEST_NORMAL if self.distribution.kind == "normal" else 1.0
+        return abs(self.distribution.mean) + reach * self.distribution.scale
+
     def to_json(self) -> dict[str, Any]:
         return {"kind": "drawn", **asdict(self)}
 
 
 @dataclass(frozen=True)
-class TagValues:
-    """The master of another tag of the same shape, for instance ``global_step0``."""
+class ArrayValues:
+    """Given values, in memory.  An operation needs them on disk (:meth:`store`) before it begins."""
 
-    tag: Path
+    matrix: NDArray[np.float32]
+    origin: str
 
     def values(self, start: int, stop: int) -> NDArray[np.float32]:
-        return self._reader.values(MASTER, start, stop)
+        return self.matrix.reshape(-1)[start:stop]
 
-    @cached_property
-    def _reader(self) -> CopyReader:
-        return CopyReader(read_layout(self.tag))
+    def largest(self) -> float:
+        import numpy as np
+
+        return float(np.abs(self.matrix).max(initial=0.0))
 
     def to_json(self) -> dict[str, Any]:
-        return {"kind": "tag", "tag": str(self.tag)}
+        return {"kind": "array", "origin": self.origin}
+
+    def store(self, path: Path) -> StoredValues:
+        """Write them durably, so that the operation can be done again from the tag alone."""
+        save_matrix(path, _TENSOR, self.matrix, {"origin": self.origin})
+        return StoredValues(path, self.origin)
 
 
 @dataclass(frozen=True)
-class FileValues:
-    """A tensor in a safetensors file, of exactly the matrix's shape."""
+class StoredValues:
+    """Given values, in a safetensors file of the tag itself, which goes away when the operation is recorded."""
 
     path: Path
-    tensor: str
-    width: int
+    origin: str
 
     def values(self, start: int, stop: int) -> NDArray[np.float32]:
         import numpy as np
         from safetensors import safe_open
 
-        first, last = start // self.width, -(-stop // self.width)
         with safe_open(str(self.path), framework="numpy") as file:
-            rows = file.get_slice(self.tensor)[first:last]
-        flat = np.asarray(rows, dtype=np.float32).reshape(-1)
-        return flat[start - first * self.width : stop - first * self.width]
+            part = file.get_slice(_TENSOR)
+            width = part.get_shape()[1]
+            first, last = start // width, -(-stop // width)
+            flat = np.asarray(part[first:last], dtype=np.float32).reshape(-1)
+        return flat[start - first * width : stop - first * width]
+
+    def largest(self) -> float:
+        return 0.0  # looked at before they were stored
 
     def to_json(self) -> dict[str, Any]:
-        return {"kind": "file", "path": str(self.path), "tensor": self.tensor, "width": self.width}
+        return {"kind": "stored", "file": self.path.name, "origin": self.origin}
 
 
-def source_from_json(fields: Mapping[str, Any]) -> ValueSource:
-    """The inverse of ``to_json``."""
+def source_from_json(fields: Mapping[str, Any], folder: Path) -> ValueSource:
+    """The inverse of ``to_json``; ``folder`` is the one in which a stored source lies."""
+    if fields["kind"] == "stored":
+        return StoredValues(folder / fields["file"], fields["origin"])
     arguments = {k: v for k, v in fields.items() if k != "kind"}
-    if fields["kind"] == "drawn":
-        return DrawnValues(**{**arguments, "distribution": Distribution(**arguments["distribution"])})
-    if fields["kind"] == "tag":
-        return TagValues(Path(arguments["tag"]))
-    return FileValues(**{**arguments, "path": Path(arguments["path"])})
+    return DrawnValues(**{**arguments, "distribution": Distribution(**arguments["distribution"])})
 
 
-def file_values(path: Path, parameter: str, shape: tuple[int, int]) -> FileValues:
-    """A safetensors file as a source: its tensor named ``parameter``, or its only one.
+def values_of_file(path: Path, parameter: str, shape: tuple[int, int]) -> ArrayValues:
+    """The tensor of a safetensors file that is named ``parameter``, or its only one.
 
     Raises:
-        InputError: no such file or tensor, or another shape.
+        InputError: no such file or tensor, another shape, or a dtype that numpy does not have.
     """
+    import numpy as np
     from safetensors import SafetensorError, safe_open
 
     where = Location(str(path))
     try:
         with safe_open(str(path), framework="numpy") as file:
             shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+            name = parameter if parameter in shapes else next(iter(shapes)) if len(shapes) == 1 else None
+            if name is None or shapes[name] != shape:
+                what = f"holds {shapes}, not a tensor {parameter!r} of shape {shape}"
+                raise InputError(Problem("init-file", what, "give a tensor of the padded vocabulary's size", where))
+            dtype = file.get_slice(name).get_dtype()
+            if dtype not in _FILE_DTYPES:
+                what = f"holds {dtype} values"
+                raise InputError(Problem("init-file", what, "convert them to float32", where))
+            return ArrayValues(np.asarray(file.get_tensor(name), dtype=np.float32), str(path))
     except (OSError, SafetensorError) as error:
         raise InputError(Problem("init-file", f"cannot be read ({error})", "check the path", where)) from None
-    name = parameter if parameter in shapes else next(iter(shapes)) if len(shapes) == 1 else None
-    if name is None or shapes[name] != shape:
-        what = f"holds {shapes}, not a tensor {parameter!r} of shape {shape}"
-        raise InputError(Problem("init-file", what, "give a tensor of the padded vocabulary's size", where))
-    return FileValues(path, name, shape[1])
+
+
+def save_matrix(path: Path, name: str, matrix: NDArray[Any], about: dict[str, str]) -> None:
+    """Write one tensor as safetensors, whole or not at all.
+
+    Raises:
+        OSError: there is no room for it, or no right to write.
+    """
+    import numpy as np
+    from safetensors import SafetensorError
+    from safetensors.numpy import save
+
+    try:
+        data = save({name: np.ascontiguousarray(matrix)}, metadata=about)
+    except SafetensorError as error:
+        raise OSError(f"{path}: {error}") from None
+    write_durably(path, data)
 
 
 def pieces(start: int, stop: int) -> Iterator[tuple[int, int]]:

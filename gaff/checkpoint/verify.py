@@ -26,7 +26,7 @@ def verify_tag(tag: Path) -> list[Problem]:
     try:
         if begun_operation(tag) is not None:
             what = "a reset was begun here and not finished"
-            remedy = "run `gaff surgery reset` on it with any arguments that you want next, or `gaff run` again"
+            remedy = "finish it with `gaff surgery finish`, or `gaff run` again"
             return [Problem("half-done-reset", what, remedy, Location(str(tag)))]
         found = damaged_records(tag)
         layout = read_layout(tag)
@@ -98,25 +98,16 @@ def undone_edits(layout: Layout, operation: Operation, outcome: Outcome) -> list
 
 
 def changed_elsewhere(tag: Path, record: Record) -> list[Problem]:
-    """Records of .pt files that changed although the operation did not name them."""
-    operation = record.operation
-    edited = {(edit.copy.file, edit.copy.record) for edit in operation.edits}
-    found = [
-        (name, part)
-        for name, before in operation.crcs_before.items()
-        for part, crc in record.outcome.crcs_after[name].items()
-        if (name, part) not in edited and before.get(part) != crc
-    ]
-    found += [(n, "some record") for n, digest in operation.untouched.items() if not _unchanged(tag / n, digest)]
+    """Files that the operation did not touch and that changed all the same.
+
+    In those it touched, every record's CRC is the record's own condition to hold (``transaction.valid_records``).
+    """
     remedy = "use an earlier tag"
     return [
-        Problem("changed-elsewhere", f"{part} changed, which the reset did not name", remedy, Location(str(tag / name)))
-        for name, part in found
+        Problem("changed-elsewhere", "changed, which the reset did not name", remedy, Location(str(tag / name)))
+        for name, digest in record.operation.untouched.items()
+        if not (tag / name).is_file() or crc_digest(record_crcs(tag / name)) != digest
     ]
-
-
-def _unchanged(path: Path, digest: str) -> bool:
-    return path.is_file() and crc_digest(record_crcs(path)) == digest
 
 
 def moments_are_zero(layout: Layout) -> bool:

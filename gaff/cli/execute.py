@@ -4,8 +4,11 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from gaff.cli.output import note, say
 from gaff.errors import InputError
 from gaff.plan.checks import check
 from gaff.plan.config import Config
@@ -14,18 +17,36 @@ from gaff.trainers.contract import Trainer
 
 
 def check_everything(config: Config, trainer: Trainer) -> None:
-    """Raise every problem of config and trainer in one go.
+    """Raise every problem of the config, or, when it is sound, of the trainer with it.
 
     Raises:
         InputError: there is any.
     """
-    problems = [*check(config), *trainer.check(config)]
+    problems = check(config) or trainer.check(config)
     if problems:
         raise InputError(problems)
 
 
+@contextmanager
+def held(root: Path) -> Iterator[None]:
+    """Create run directory ``root``, if need be, and hold its lock while the block runs.
+
+    Raises:
+        InputError: it cannot be used, or another process is at work in it.
+    """
+    from gaff.plan.directories import make_directory
+    from gaff.supervisor.lock import run_lock
+    from gaff.supervisor.ownership import REMEDY, ROLE
+    from gaff.supervisor.run_directory import check_root
+
+    check_root(root)
+    make_directory(root.absolute(), ROLE, REMEDY)
+    with run_lock(root / "lock"):
+        yield
+
+
 def execute(config: Config, plan: Plan, trainer: Trainer, root: Path) -> None:
-    """Do the run, or what is left of it, in run directory ``root``; then write its curve, report and summary.
+    """Do the run, or what is left of it, in run directory ``root``, which is held; then write its curve and report.
 
     The report is also written for a run that was stopped or failed, of what there is.
 
@@ -33,22 +54,22 @@ def execute(config: Config, plan: Plan, trainer: Trainer, root: Path) -> None:
         GaffError: see :class:`gaff.supervisor.loop.Supervisor`.
     """
     from gaff.report.live import make_view
-    from gaff.supervisor.lock import run_lock
     from gaff.supervisor.loop import Supervisor
     from gaff.supervisor.run_directory import open_run, run_directory
 
     directory = run_directory(root, config)
-    directory.root.mkdir(parents=True, exist_ok=True)
-    with run_lock(directory.lock):
-        run_id = open_run(directory, config, plan.to_json())
-        for warning in plan.warnings:
-            print(f"gaff: note: {warning}", file=sys.stderr)
-        print(f"run directory {directory.root}", flush=True)
-        supervisor = Supervisor(config, plan.segments, directory, run_id, trainer, make_view(sys.stdout))
+    run_id = open_run(directory, config, plan.to_json())
+    for warning in plan.warnings:
+        note(f"gaff: note: {warning}")
+    say(f"run directory {directory.root}")
+    supervisor = Supervisor(config, plan.segments, directory, run_id, trainer, make_view(sys.stdout))
+    try:
+        supervisor.run()
+    finally:
         try:
-            supervisor.run()
-        finally:
-            write_report(directory.root, title=root.name)
+            write_report(directory.root, title=directory.root.name)
+        except OSError as error:  # the training is done and safe, whatever becomes of its picture
+            note(f"gaff: note: the report cannot be written: {error}")
 
 
 def write_report(root: Path, title: str) -> None:
@@ -62,6 +83,4 @@ def write_report(root: Path, title: str) -> None:
         return
     summary = write_summary(root)
     files = write_curve(metrics, root, title)
-    print(render_summary(summary))
-    for path in files:
-        print(f"  {path}")
+    say("\n".join([render_summary(summary), *(f"  {path}" for path in files)]))

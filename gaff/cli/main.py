@@ -9,9 +9,11 @@ from collections.abc import Sequence
 
 from gaff import __version__
 from gaff.cli import plan, rehearse, run, status, surgery
+from gaff.cli.output import let_go, note, open_missing_streams
 from gaff.errors import EXIT_FAILED, GaffError
 
-_EXIT_CODES = "exit codes: 0 done, 1 failed, 2 wrong usage or input, 75 interrupted and resumable"
+_EXIT_INTERRUPTED = 130  # as a shell says it of a program that SIGINT ended; a run that can be carried on says 75
+_EXIT_CODES = "exit codes: 0 done, 1 failed, 2 wrong usage or input, 75 interrupted and resumable, 130 interrupted"
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -30,16 +32,23 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command.  Returns its exit code."""
+    open_missing_streams()
     options = build_parser().parse_args(arguments)
     try:
-        return int(options.run(options))
+        code = int(options.run(options))
+        sys.stdout.flush()
+        return code
     except GaffError as error:
         for problem in error.problems:
-            print(f"gaff: {problem}", file=sys.stderr)
+            note(f"gaff: {problem}")
         return error.exit_code
+    except KeyboardInterrupt:
+        note("gaff: interrupted.")
+        return _EXIT_INTERRUPTED
     except BrokenPipeError:  # `gaff plan | head`
-        sys.stderr.close()
+        let_go(sys.stdout)
         return EXIT_FAILED
     except OSError as error:
-        print(f"gaff: {error.filename or 'the system'}: {error.strerror or error}.", file=sys.stderr)
+        note(f"gaff: {error.filename or 'the system'}: {error.strerror or error}.")
+        let_go(sys.stdout)
         return EXIT_FAILED

@@ -6,16 +6,21 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+from enum import Enum
 from pathlib import Path
+from typing import Any
 
-from gaff.cli.execute import check_everything, execute
+from gaff.cli.arguments import minutes, whole_number
+from gaff.cli.execute import check_everything, execute, held
+from gaff.cli.output import say
 from gaff.cli.plan import add_config_arguments, render_plan
-from gaff.errors import EXIT_DONE, InputError
+from gaff.errors import EXIT_DONE, InputError, Location, Problem
 from gaff.plan.config import Config
-from gaff.trainers.bundled.adapter import BundledTrainer
+from gaff.trainers.bundled.adapter import BundledTrainer, too_many_ranks
 
 _ORIGIN = "rehearsal.json"  # in the run directory: what was rehearsed
 _CONFIG = "config.yml"
+_BEGUN = (_CONFIG, "run.json", "journal.jsonl")  # one of them is there: iterations may have been trained
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -26,8 +31,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "stage, precision and, as far as it fits, parallel layout; small model, few iterations, English text.",
     )
     add_config_arguments(parser)
-    parser.add_argument("--minutes", type=float, default=3.0, metavar="N", help="how long it may take (3)")
-    parser.add_argument("--ranks", type=int, default=2, metavar="N", help="processes to train with (2)")
+    parser.add_argument("--minutes", type=minutes, default=3.0, metavar="N", help="how long it may take (3)")
+    parser.add_argument("--ranks", type=whole_number(1), default=2, metavar="N", help="processes to train with (2)")
     parser.add_argument(
         "--run-dir", type=Path, metavar="DIR", help="where it lives (runs/rehearse-<name of the config>)"
     )
@@ -38,67 +43,103 @@ def run(options: argparse.Namespace) -> int:
     from gaff.plan.checks import check
     from gaff.plan.config import load_config
     from gaff.plan.plan import build_plan
+    from gaff.supervisor.rehearsal import check_rehearsal
+    from gaff.supervisor.run_directory import check_root
 
     config = load_config(options.config, options.overrides)
     problems = check(config, files=False)
     if problems:
         raise InputError(problems)
-    base = options.run_dir or Path("runs") / f"rehearse-{options.config[0].stem}"
+    crowd = too_many_ranks(options.ranks)
+    if crowd:
+        raise InputError(Problem("too-many-ranks", crowd, "give fewer with --ranks"))
     origin = _origin(config, options)
-    root = base if options.run_dir else _own_directory(base, origin)
+    root = options.run_dir or _own_directory(Path("runs") / f"rehearse-{options.config[0].stem}", origin)
     trainer = BundledTrainer()
-    if not (root / _CONFIG).is_file():
-        small = _prepare(config, options, trainer, root, origin)
-    else:
-        print(f"carrying on the rehearsal in {root}")
-        small = load_config([root / _CONFIG])
-    check_everything(small, trainer)
-    plan = build_plan(small)
-    print(render_plan(plan), flush=True)
-    execute(small, plan, trainer, root)
+    check_root(root)
+    _refuse_other(root, origin)
+    check_rehearsal(config, trainer, root.absolute(), options.ranks)
+    with held(root):
+        _refuse_other(root, origin)  # nobody can change it now
+        if (root / _CONFIG).is_file():
+            say(f"carrying on the rehearsal in {root}")
+            small = load_config([root / _CONFIG])
+        else:
+            small = _prepare(config, options, trainer, root, origin)
+        check_everything(small, trainer)
+        plan = build_plan(small)
+        say(render_plan(plan))
+        execute(small, plan, trainer, root)
     return EXIT_DONE
 
 
-def _origin(config: Config, options: argparse.Namespace) -> dict[str, object]:
+def _origin(config: Config, options: argparse.Namespace) -> dict[str, Any]:
     """What makes two rehearsals the same one."""
     digest = hashlib.sha256(config.to_yaml().encode()).hexdigest()
     return {"config": digest, "minutes": options.minutes, "ranks": options.ranks}
 
 
-def _own_directory(base: Path, origin: dict[str, object]) -> Path:
+class _Holds(Enum):
+    """What a directory holds, seen from one rehearsal."""
+
+    NOTHING = "nothing that a rehearsal could harm"
+    THIS = "this rehearsal, begun"
+    OTHER = "another rehearsal, a run, or somebody's files"
+
+
+def _holds(root: Path, origin: dict[str, Any]) -> _Holds:
+    if not root.is_dir() or all(path.name == "lock" or path.name.startswith(".") for path in root.iterdir()):
+        return _Holds.NOTHING
+    try:
+        found = json.loads((root / _ORIGIN).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return _Holds.OTHER
+    if found == origin:
+        return _Holds.THIS
+    return _Holds.OTHER if any((root / name).exists() for name in _BEGUN) else _Holds.NOTHING
+
+
+def _refuse_other(root: Path, origin: dict[str, Any]) -> None:
+    """Make sure that nothing but this very rehearsal is written into or carried on in ``root``.
+
+    Raises:
+        InputError: it holds something else.
+    """
+    if _holds(root, origin) is _Holds.OTHER:
+        what = "this directory holds something else than a rehearsal of this config with these --minutes and --ranks"
+        remedy = "name a new or empty one with --run-dir"
+        raise InputError(Problem("not-this-rehearsal", what, remedy, Location(str(root))))
+
+
+def _own_directory(base: Path, origin: dict[str, Any]) -> Path:
     """``base``, or ``base-2`` and so on: the first that is free, or holds this rehearsal unfinished."""
     from gaff.report.summary import summarize
 
     number = 1
     while True:
         root = base if number == 1 else base.with_name(f"{base.name}-{number}")
-        if not (root / _ORIGIN).is_file():
+        holds = _holds(root, origin)
+        if holds is _Holds.NOTHING:
             return root
-        same = json.loads((root / _ORIGIN).read_text(encoding="utf-8")) == origin
-        iterations = summarize(root)["iterations"]
-        if same and (iterations["planned"] is None or iterations["done"] < iterations["planned"]):
-            return root
+        if holds is _Holds.THIS:
+            iterations = summarize(root)["iterations"]
+            if iterations["planned"] is None or iterations["done"] < iterations["planned"]:
+                return root
         number += 1
 
 
 def _prepare(
-    config: Config, options: argparse.Namespace, trainer: BundledTrainer, root: Path, origin: dict[str, object]
+    config: Config, options: argparse.Namespace, trainer: BundledTrainer, root: Path, origin: dict[str, Any]
 ) -> Config:
     """Shrink the config and say what was shrunk."""
-    from gaff.files import make_directory_durably, write_json_durably
+    from gaff.files import write_json_durably
     from gaff.supervisor.rehearsal import prepare_rehearsal
 
-    make_directory_durably(root)
     write_json_durably(root / _ORIGIN, origin)
     rehearsal = prepare_rehearsal(
-        config,
-        trainer,
-        root.absolute(),
-        minutes=options.minutes,
-        ranks=options.ranks,
-        say=lambda text: print(text, flush=True),
+        config, trainer, root.absolute(), minutes=options.minutes, ranks=options.ranks, say=say
     )
-    print(f"rehearsing {', '.join(str(path) for path in options.config)}; what was shrunk:")
+    say(f"rehearsing {', '.join(str(path) for path in options.config)}; what was shrunk:")
     for sentence in rehearsal.shrunk:
-        print(f"  {sentence}")
+        say(f"  {sentence}")
     return rehearsal.config

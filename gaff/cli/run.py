@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from gaff.cli.execute import check_everything, execute
+from gaff.cli.execute import check_everything, execute, held
 from gaff.cli.plan import add_config_arguments, render_plan
 from gaff.errors import EXIT_DONE
 
@@ -30,14 +30,18 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(options: argparse.Namespace) -> int:
     from gaff.plan.config import load_config
     from gaff.plan.plan import build_plan
+    from gaff.supervisor.run_directory import check_root
     from gaff.trainers.select import select_trainer
 
+    root = options.run_dir or Path("runs") / options.config[0].stem
     config = load_config(options.config, options.overrides)
     trainer = select_trainer(config, options.neox_dir)
     check_everything(config, trainer)
+    check_root(root)
     plan = build_plan(config)
     if options.dry_run:
         print(render_plan(plan))
         return EXIT_DONE
-    execute(config, plan, trainer, options.run_dir or Path("runs") / options.config[0].stem)
+    with held(root):
+        execute(config, plan, trainer, root)
     return EXIT_DONE

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from gaff.errors import Problem
 from gaff.plan.config import Config
+from gaff.plan.directories import directory_problem
 from gaff.plan.tokenizer import tokens_in_file
 from gaff.plan.typed import items, text, word
 
@@ -102,5 +103,8 @@ def _others(config: Config) -> Iterator[Problem]:
         what = f"the file of new values {config.gaff.init.path} is not there"
         yield config.problem("init-file-missing", "gaff.init", what, "mend the path")
     save = text(config, "save")
-    if save is not None and os.path.exists(save) and not os.path.isdir(save):
-        yield config.problem("save-not-directory", "save", f"`save` names a file, {save}", "name a directory")
+    if save:
+        where = config.where("save")
+        problem = directory_problem(Path(save), "`save`", "name another directory", for_tags=True, where=where)
+        if problem:
+            yield problem

@@ -7,8 +7,7 @@ surgery of this version cannot edit.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
 
 from gaff.errors import Problem
 from gaff.plan.config import Config
@@ -56,16 +55,20 @@ def _shapes(config: Config) -> Iterator[Problem]:
 
 
 def _zero(config: Config) -> Iterator[Problem]:
-    block = mapping(config, "zero_optimization")
-    if config.get("zero_optimization") is None:
+    given = config.get("zero_optimization")
+    if given is None:
         if precision(config) == "bfloat16":
             what = "bfloat16 without a `zero_optimization` block ends in a TypeError of GPT-NeoX"
             yield config.problem("bf16-without-zero", "precision", what, "add zero_optimization: {stage: 1}")
         return
-    stage: Any = block.get("stage")
-    if type(stage) is not int or stage not in (0, 1, 2, 3):
+    stage = integer(config, "zero_optimization.stage")
+    if stage is None and config.get("zero_optimization.stage") is None and isinstance(given, Mapping):
+        what = "`zero_optimization` has no key `stage`"
+        yield config.problem("zero-stage", "zero_optimization", what, "write stage: 1")
+    elif stage is not None and stage not in (0, 1, 2, 3):
         what = f"`zero_optimization.stage` must be 0, 1, 2 or 3, not {stage}"
         yield config.problem("zero-stage", "zero_optimization.stage", what, "write stage: 1")
+    if stage not in (0, 1, 2, 3):  # of another kind: told already
         return
     if stage >= 2 and (tensor_parallel(config) > 1 or pipeline(config) >= 1):
         what = (
@@ -110,7 +113,7 @@ def _resettable(config: Config) -> Iterator[Problem]:
     if pipeline(config) < 1:
         what = "resets need `pipe_parallel_size` of at least 1 in this version (1 trains the same model)"
         yield config.problem("layout-not-in-this-version", "pipe_parallel_size", what, f"write 1, {instead}")
-    if zero_stage(config) != 1:
+    if zero_stage(config) != 1 and not _zero_unusable(config):
         what = f"resets need ZeRO stage 1 in this version, this is stage {zero_stage(config)}"
         key = "zero_optimization.stage"
         yield config.problem(
@@ -126,6 +129,13 @@ def _resettable(config: Config) -> Iterator[Problem]:
     if config.get("soft_prompt_tuning") is not None:
         what = "resets with `soft_prompt_tuning` are not in this version"
         yield config.problem("layout-not-in-this-version", "soft_prompt_tuning", what, f"remove the key, {instead}")
+
+
+def _zero_unusable(config: Config) -> bool:
+    """Whether the stage is not known because of a mistake that is told elsewhere."""
+    if config.get("zero_optimization") is None:
+        return False
+    return integer(config, "zero_optimization.stage") not in (0, 1, 2, 3)
 
 
 def _init(config: Config) -> Iterator[Problem]:

@@ -7,7 +7,9 @@ from collections.abc import Iterator
 
 from gaff.errors import Problem
 from gaff.plan.config import Config
-from gaff.plan.typed import integer, number, text, word
+from gaff.plan.typed import integer, number, word
+
+MOST = 1_000_000  # segments or tags of one run; more is a slip of the pen, and would not fit into memory
 
 
 def check_schedule(config: Config) -> Iterator[Problem]:
@@ -18,6 +20,24 @@ def check_schedule(config: Config) -> Iterator[Problem]:
         yield from _resets(config, train_iters)
     yield from _learning_rate(config)
     yield from _saves(config)
+    yield from check_length(config)
+
+
+def check_length(config: Config) -> Iterator[Problem]:
+    """Whether the segments and tags can be listed at all."""
+    train_iters, gaff = integer(config, "train_iters"), config.gaff
+    if train_iters is None:
+        return
+    if gaff.reset_every is not None:
+        last = train_iters - 1 if gaff.last_reset is None else min(gaff.last_reset, train_iters - 1)
+        resets = (last - (gaff.first_reset or gaff.reset_every)) // gaff.reset_every + 1
+        if resets > MOST:
+            what = f"`gaff.reset_every: {gaff.reset_every}` makes {resets:,} resets in {train_iters:,} iterations"
+            yield config.problem("too-many-resets", "gaff.reset_every", what, f"keep below {MOST:,}")
+    factor = number(config, "checkpoint_factor")
+    if factor is not None and factor >= 1 and word(config, "checkpoint_scale") != "log" and train_iters / factor > MOST:
+        what = f"`checkpoint_factor: {factor}` makes {int(train_iters // factor):,} tags in {train_iters:,} iterations"
+        yield config.problem("too-many-tags", "checkpoint_factor", what, f"keep below {MOST:,}")
 
 
 def _train_iters(config: Config) -> Iterator[Problem]:
@@ -76,7 +96,3 @@ def _saves(config: Config) -> Iterator[Problem]:
     if factor is not None and (factor < minimum or (minimum == 1 and factor != int(factor))):
         what = f"`checkpoint_factor: {factor}` must be a whole number of at least {minimum}"
         yield config.problem("checkpoint-factor", "checkpoint_factor", what, "give the iterations between two tags")
-    save = text(config, "save")
-    if save is not None and "global_step" in save:
-        what = "the path in `save` holds `global_step`, the name of a tag"
-        yield config.problem("save-name", "save", what, "name the directory otherwise")

@@ -84,7 +84,7 @@ def load_config(paths: Sequence[Path], overrides: Sequence[str] = ()) -> Config:
         draft.add_override(override)
     if not draft.readable:
         raise InputError(draft.problems)
-    settings, problems = parse_block(draft.values.pop("gaff", None), draft.where)
+    settings, problems = parse_block(draft.values.pop("gaff", None), draft.where, draft.trapped)
     problems = [*draft.problems, *problems]
     if problems or settings is None:
         raise InputError(problems)
@@ -106,6 +106,7 @@ class _Draft:
         self.places: dict[str, Location] = {}
         self.warnings: list[Problem] = []
         self.problems: list[Problem] = []
+        self.trapped: set[str] = set()  # dotted keys whose values are told of in problems
         self.readable = True
         self._first_file: Location | None = None
 
@@ -122,6 +123,7 @@ class _Draft:
             return
         self.warnings.extend(source.warnings)
         self.problems.extend(source.problems)
+        self.trapped |= source.trapped
         for key, value in source.values.items():
             if key == "gaff" and isinstance(value, Mapping):
                 self._merge_block(value, source.places)
@@ -173,6 +175,8 @@ class _Draft:
             self.problems.extend(error.problems)
             return
         self.problems.extend(problems)
+        if problems:
+            self.trapped.add(".".join(parts))
         self._set(parts, value, where)
 
     def _set(self, parts: list[str], value: Any, where: Location) -> None:

@@ -115,7 +115,7 @@ def tags(config: Config, stops: Iterable[int], train_iters: int) -> tuple[int, .
     found = {*stops, train_iters}
     factor = number(config, "checkpoint_factor")
     if factor and word(config, "checkpoint_scale") == "log":
-        if factor > 1:
+        if factor >= 2:
             power = 1.0
             while power <= train_iters:
                 found.update({int(power)} if power == int(power) else ())

@@ -4,13 +4,12 @@
 from __future__ import annotations
 
 import difflib
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import MISSING, fields
 from typing import Any, get_args
 
 from gaff.errors import Location, Problem
-from gaff.plan.settings import GaffSettings, InitSpec, Moments, TrainerName
+from gaff.plan.settings import SCALES, GaffSettings, InitSpec, Moments, TrainerName, usable_scale
 
 Place = Callable[[str], Location | None]
 
@@ -27,12 +26,13 @@ class _Bad(Exception):
     """What was expected instead; becomes a :class:`Problem` with its place."""
 
 
-def parse_block(block: Any, where: Place) -> tuple[GaffSettings | None, list[Problem]]:
+def parse_block(block: Any, where: Place, refused: Collection[str] = ()) -> tuple[GaffSettings | None, list[Problem]]:
     """Check and convert the block.
 
     Args:
         block: what the YAML says under ``gaff``; None when there is no block.
         where: dotted key -> its place.
+        refused: dotted keys whose values were refused already, and are not spoken of again.
 
     Returns:
         The settings, None when there is any problem; and all the problems.
@@ -44,6 +44,8 @@ def parse_block(block: Any, where: Place) -> tuple[GaffSettings | None, list[Pro
     problems: list[Problem] = []
     values: dict[str, Any] = {}
     for key, value in given.items():
+        if f"gaff.{key}" in refused:
+            continue
         problem = _refused_key(key, where) or _convert(key, value, values, where)
         if problem:
             problems.append(problem)
@@ -56,7 +58,8 @@ def parse_block(block: Any, where: Place) -> tuple[GaffSettings | None, list[Pro
                 where("gaff"),
             )
         )
-    return (None if problems else GaffSettings(**values)), problems
+    unusable = problems or "reset_every" not in values
+    return (None if unusable else GaffSettings(**values)), problems
 
 
 def parse_init(text: str) -> InitSpec:
@@ -179,8 +182,8 @@ def _init(value: Any) -> InitSpec:
         size = float(number)
     except ValueError:
         raise expected from None
-    if not math.isfinite(size) or size <= 0:
-        raise _Bad(f"{kind}: followed by a number above 0")
+    if not usable_scale(size):
+        raise _Bad(f"{kind}: followed by a number {SCALES}")
     return InitSpec(kind="normal" if kind == "normal" else "uniform", value=size)
 
 

@@ -87,6 +87,16 @@ _NAMES: Mapping[Kind, str] = {
 
 KINDS: Mapping[str, Kind] = {name: kind for kind, names in _NAMES.items() for name in names.split()}
 
+#: Keys inside mappings that GAFF's rules and the bundled trainer read: what each must be.
+INSIDE: Mapping[str, Kind] = {
+    "optimizer.type": TEXT,
+    "optimizer.params": MAPPING,
+    **{f"optimizer.params.{name}": NUMBER for name in ("lr", "eps", "weight_decay", "momentum")},
+    "zero_optimization.stage": INTEGER,
+    "fp16.enabled": BOOLEAN,
+    "bf16.enabled": BOOLEAN,
+}
+
 #: Keys with a fixed set of words; GPT-NeoX compares them without regard to case.
 CHOICES: Mapping[str, tuple[str, ...]] = {
     "precision": ("fp16", "fp32", "bfloat16"),

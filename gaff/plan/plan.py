@@ -8,6 +8,7 @@ from typing import Any
 
 from gaff.errors import InputError, Problem
 from gaff.plan import checks
+from gaff.plan.check_schedule import check_length
 from gaff.plan.config import Config
 from gaff.plan.estimates import Batch, batch, checkpoint_bytes, tags
 from gaff.plan.model import ModelSize, model_size
@@ -90,13 +91,16 @@ def build_plan(config: Config) -> Plan:
     """Work out the plan.
 
     Raises:
-        InputError: ``train_iters`` is missing or unusable, without which there is none.  Other problems of the config
-            (:func:`gaff.plan.checks.check`) leave gaps in the plan, not more.
+        InputError: ``train_iters`` is missing or unusable, or there would be millions of segments.  Other problems of
+            the config (:func:`gaff.plan.checks.check`) leave gaps in the plan, not more.
     """
     train_iters = integer(config, "train_iters")
     if train_iters is None or train_iters < 1:
         what = "there is no plan without a usable `train_iters`"
         raise InputError(config.problem("train-iters-missing", "train_iters", what, "give the length of the run"))
+    too_long = list(check_length(config))
+    if too_long:
+        raise InputError(too_long)
     gaff = config.gaff
     segments = schedule(train_iters, gaff.reset_every, gaff.first_reset, gaff.last_reset)
     size = model_size(config)

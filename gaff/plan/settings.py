@@ -6,6 +6,17 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+SCALES = "above 0 (from 1.2e-38 to 10000)"  # in words, what usable_scale() takes
+
+
+def usable_scale(scale: float) -> bool:
+    """Whether new weights can have this standard deviation or bound.
+
+    Below, float32 has only subnormal numbers; above, values overflow float16 (65504) a few deviations out.
+    """
+    return 2.0**-126 <= scale <= 1e4
+
+
 InitKind = Literal["config", "normal", "uniform", "matched", "step0", "file"]
 TrainerName = Literal["auto", "neox", "bundled"]
 Moments = Literal["zero", "keep"]

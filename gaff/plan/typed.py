@@ -7,11 +7,12 @@ Checks and estimates read through these, so that one wrong value gives one probl
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from gaff.plan.config import Config
-from gaff.plan.neox_keys import BOOLEAN, DEFAULTS, INTEGER, LIST, MAPPING, NUMBER, TEXT, Kind
+from gaff.plan.neox_keys import BOOLEAN, DEFAULTS, INSIDE, INTEGER, KINDS, LIST, MAPPING, NUMBER, TEXT, Kind
 
 
 def fits(value: object, kind: Kind) -> bool:
@@ -30,9 +31,50 @@ def fits(value: object, kind: Kind) -> bool:
     return exact is dict if kind == MAPPING else True
 
 
+def mistyped(neox: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
+    """(dotted key, what it must be, its value) for every value of GPT-NeoX keys that nothing can be done with.
+
+    These are values of another kind than the key's, and numbers that no trainer can use, wherever they stand.
+    """
+    useless = dict(_useless_numbers(neox))
+    yield from ((key, "a finite number of at most 64 bits", value) for key, value in useless.items())
+    for table in (KINDS, INSIDE):
+        for key, kind in table.items():
+            value = _look_up(neox, key)
+            if value is not None and key not in useless and not fits(value, kind):
+                yield key, kind, value
+
+
+def _useless_numbers(neox: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """(dotted key, value) of all numbers that are not finite or need more than 64 bits."""
+    seen: set[int] = set()  # what an alias repeats is looked at once
+
+    def walk(value: Any, dotted: str) -> Iterator[tuple[str, Any]]:
+        if not isinstance(value, (Mapping, list)):
+            if not _usable(value):
+                yield dotted, value
+        elif id(value) not in seen:
+            seen.add(id(value))
+            for key, item in value.items() if isinstance(value, Mapping) else enumerate(value):
+                yield from walk(item, f"{dotted}.{key}" if dotted else str(key))
+
+    return walk(neox, "")
+
+
+def _usable(value: object) -> bool:
+    return math.isfinite(value) if isinstance(value, float) else not isinstance(value, int) or abs(value) < 2**63
+
+
+def _look_up(neox: Mapping[str, Any], key: str) -> Any:
+    value: Any = neox
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value
+
+
 def _value(config: Config, key: str, kind: Kind) -> Any:
     value = config.get(key, DEFAULTS.get(key))
-    return value if fits(value, kind) else None
+    return value if fits(value, kind) and _usable(value) else None
 
 
 def integer(config: Config, key: str) -> int | None:

@@ -22,6 +22,8 @@ _SCIENTIFIC = re.compile(r"([-+]?)(?=\.?\d)(\d[\d_]*)?(\.[\d_]*)?[eE]([-+]?\d+)"
 _NUMBER = re.compile(r"[-+]?(\d[\d_]*\.?\d*|\.\d+)([eE][-+]?\d+)?")
 _OCTAL = re.compile(r"([-+]?)0([0-9_]+)")
 
+_DEEPEST = 50  # levels; GPT-NeoX's own configs have four
+
 _STR, _INT, _FLOAT, _DATE = (f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "timestamp"))
 
 
@@ -34,12 +36,14 @@ class YamlSource:
         places: dotted key -> where it stands.  Items of a list are numbered from 0: ``train_data_paths.0``.
         warnings: keys that stand twice, where GPT-NeoX takes the last one.
         problems: traps, and keys that stand twice in the ``gaff:`` block.
+        trapped: dotted keys of the traps.
     """
 
     values: dict[str, Any]
     places: dict[str, Location] = field(default_factory=dict)
     warnings: tuple[Problem, ...] = ()
     problems: tuple[Problem, ...] = ()
+    trapped: frozenset[str] = frozenset()
 
 
 def read_yaml(path: Path) -> YamlSource:
@@ -72,6 +76,7 @@ def parse_yaml(text: str, file: str) -> YamlSource:
         places=walk.places,
         warnings=tuple(walk.warnings),
         problems=tuple(walk.problems),
+        trapped=frozenset(walk.trapped),
     )
 
 
@@ -126,11 +131,18 @@ def _load(text: str, walk: _Walk, dotted: str) -> Any:
     except yaml.reader.ReaderError as error:
         where = walk.at(text[: error.position].count("\n") + 1)
         raise _error("config-syntax", "a control character stands here", "remove it", where) from None
+    except RecursionError:
+        raise _too_deep(walk.at(0)) from None
     except (ValueError, TypeError) as error:  # PyYAML lets these through: an impossible date, an unhashable key
         raise _error("config-syntax", f"a value cannot be read ({error})", "put it in quotes", walk.at(0)) from None
     finally:
         if loader is not None:
             loader.dispose()
+
+
+def _too_deep(where: Location) -> InputError:
+    what = f"values are nested more than {_DEEPEST} deep"
+    return _error("config-too-deep", what, "write the config flatter", where)
 
 
 def _name(key: object) -> str:
@@ -147,6 +159,7 @@ class _Walk:
         self.places: dict[str, Location] = {}
         self.warnings: list[Problem] = []
         self.problems: list[Problem] = []
+        self.trapped: set[str] = set()
         self._seen: set[int] = set()  # an aliased node is looked at once
         self._open: set[int] = set()  # nodes around the present one
 
@@ -154,6 +167,8 @@ class _Walk:
         return Location(self.file, line if self.lines else 0)
 
     def node(self, node: yaml.Node, dotted: str) -> None:
+        if len(self._open) > _DEEPEST:
+            raise _too_deep(self.at(node.start_mark.line + 1))
         if id(node) in self._open:
             where = self.at(node.start_mark.line + 1)
             self.problems.append(Problem("yaml-circular", f"`{dotted}` holds itself", "remove the alias", where))
@@ -200,6 +215,7 @@ class _Walk:
         if trap:
             what, remedy = trap
             where = self.at(node.start_mark.line + 1)
+            self.trapped.add(dotted)
             self.problems.append(Problem("yaml-trap", f"`{dotted}: {node.value}` {what}", remedy, where))
 
 

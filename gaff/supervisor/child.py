@@ -16,6 +16,7 @@ from pathlib import Path
 
 import psutil
 
+from gaff.errors import GaffError, Problem
 from gaff.supervisor import guardian
 from gaff.trainers.contract import Launch
 
@@ -86,13 +87,15 @@ class Child:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
 
-    def new_lines(self) -> Iterator[str]:
-        """Whole lines written since the last call.  Call once more after the end for the last ones."""
+    def new_lines(self, *, last: bool = False) -> Iterator[str]:
+        """Whole lines written since the previous call; with ``last`` also one that was never ended."""
         with open(self._log, "rb") as file:
             file.seek(self._read_to)
             data = file.read()
         self._read_to += len(data)
         *lines, self._rest = (self._rest + data).split(b"\n")
+        if last and self._rest:
+            lines.append(self._rest)
         for line in lines:
             yield line.decode("utf-8", errors="replace")
 
@@ -101,13 +104,19 @@ def end_leftovers(run_id: str) -> list[int]:
     """Kill every process of the run that this user has.  Returns their ids.
 
     To be called where none should be: there are none unless a guardian was killed with -9.
+
+    Raises:
+        GaffError: one of them does not end, as when it hangs in the kernel.
     """
     mine = psutil.Process().pid
     found = [p for p in psutil.process_iter() if p.pid != mine and _run_of(p) == run_id]
     for process in found:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
-    psutil.wait_procs(found, timeout=10)
+    _, alive = psutil.wait_procs(found, timeout=_STOP_WAIT_S)
+    if alive:
+        what = f"processes {[p.pid for p in alive]} of an earlier launch do not end"
+        raise GaffError(Problem("leftovers", what, "end them, or restart the machine, before the run goes on"))
     return [p.pid for p in found]
 
 
@@ -118,8 +127,12 @@ def _run_of(process: psutil.Process) -> str | None:
         return None
 
 
-def free_port() -> int:
-    """A TCP port on this machine that nothing listens on now."""
+def free_port(wish: int | None = None) -> int:
+    """A TCP port on this machine that nothing listens on now: ``wish`` if it is free, else one the system picks."""
     with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port in TIME_WAIT is free for a listener
+        try:
+            listener.bind(("", wish or 0))
+        except OSError:
+            return free_port()
         return int(listener.getsockname()[1])

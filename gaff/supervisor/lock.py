@@ -1,21 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One supervisor per run directory: an advisory lock that the kernel drops when its owner dies, however it dies.
-
-``flock`` holds between processes of one machine, and between machines where the file system passes it on (NFS v4 and
-Lustre with ``-o flock`` do); elsewhere two nodes could both believe they own the run.
-"""
+"""One supervisor per run directory: an advisory lock on a file of it, which dies with its owner."""
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from gaff.errors import InputError, Location, Problem
+from gaff.files import exclusive_lock
 
 
 @contextmanager
@@ -25,15 +21,14 @@ def run_lock(path: Path) -> Iterator[None]:
     Raises:
         InputError: another process holds it; the message says which.
     """
-    with open(path, "a+", encoding="utf-8") as file:
+    with open(path, "a+", encoding="utf-8") as file, ExitStack() as held:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            held.enter_context(exclusive_lock(file.fileno()))
         except BlockingIOError:
             file.seek(0)
             what = f"another supervisor is at work in this run directory ({_owner(file.read())})"
-            raise InputError(
-                Problem("run-locked", what, "wait for it or stop it", Location(str(path.parent)))
-            ) from None
+            where = Location(str(path.parent))
+            raise InputError(Problem("run-locked", what, "wait for it or stop it", where)) from None
         file.truncate(0)
         file.write(json.dumps({"host": socket.gethostname(), "pid": os.getpid()}))
         file.flush()

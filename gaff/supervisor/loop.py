@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gaff import __version__
+from gaff.checkpoint.completeness import why_unfinished
 from gaff.checkpoint.surgery import ResetRequest, ResetResult, reset
 from gaff.checkpoint.tag import tag_name
 from gaff.errors import GaffError, Interrupted, Location, Problem, TrainerError
@@ -189,7 +190,7 @@ class Supervisor:
         make_directory_durably(folder)
         attempt = self.directory.attempts(segment.number) + 1
         log = folder / f"attempt-{attempt}.log"
-        port = int(self.config.get("master_port") or free_port())
+        port = free_port(self.config.get("master_port"))
         request = SegmentRequest(start, segment.stop, self.directory.save, folder, port)
         launch = self.trainer.prepare(self.config, request)
         self.journal.write(
@@ -216,7 +217,7 @@ class Supervisor:
         """Read the log until the trainer has ended, or must be ended.  Returns its exit code."""
         while True:
             code = child.poll()  # before reading, so that the last lines are not missed
-            for line in child.new_lines():
+            for line in child.new_lines(last=code is not None):
                 for event in watch.read(line):
                     self.observer.event(event)
             if code is not None:
@@ -249,7 +250,7 @@ class Supervisor:
     def _no_checkpoint(self, segment: Segment, code: int, watch: _Watch, log: Path) -> TrainerError:
         """The error of a segment that ended without the checkpoint that was asked of it."""
         tag = self.directory.save / tag_name(segment.stop)
-        state = progress.why_untrusted(tag, segment.stop) if tag.is_dir() else "is not there"
+        state = why_unfinished(tag, segment.stop) if tag.is_dir() else "is not there"
         said = f", saying: {watch.first_error}" if watch.first_error else ""
         what = f"the trainer exited with {code} and {tag.name} {state}{said}"
         remedy = explain(watch.first_error or "") or "read the log, mend the cause, and run the same command again"

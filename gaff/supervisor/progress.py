@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """How far a run is, judged from its checkpoint directory alone.
 
-A tag counts when every file of it is there and whole and the trainer committed it (``configs/`` not older than any .pt
-file that surgery did not patch).  ``latest``, exit codes and log lines prove nothing.
+A tag counts when every file of it is there and whole and the trainer finished it (``checkpoint.completeness``).
+``latest``, exit codes and log lines prove nothing.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from gaff.checkpoint.tag import TAG_NAME, TagFiles, tag_name
-from gaff.checkpoint.transaction import begun_operation, valid_records
-from gaff.errors import CheckpointError
+from gaff.checkpoint.completeness import mark_complete, why_unfinished
+from gaff.checkpoint.tag import TAG_NAME, tag_name
+from gaff.checkpoint.transaction import valid_records
 from gaff.files import fsync_directory, make_directory_durably, write_durably
 from gaff.plan.schedule import Reset, Segment
 
@@ -41,41 +41,20 @@ def tags(save: Path) -> list[int]:
 
 
 def judge(save: Path) -> Progress:
-    """Look at the tags, newest first, until one can be trusted.  Reads directories and pickles, not tensors."""
+    """Look at the tags, newest first, until one can be trusted, and mark that one as complete.
+
+    Reads directories and pickles, not tensors.
+    """
     untrusted: dict[int, str] = {}
     for iteration in reversed(tags(save)):
         if iteration == 0:
             break
-        why = why_untrusted(save / tag_name(iteration), iteration)
+        why = why_unfinished(save / tag_name(iteration), iteration)
         if why is None:
+            mark_complete(save / tag_name(iteration))
             return Progress(iteration, untrusted)
         untrusted[iteration] = why
     return Progress(0, untrusted)
-
-
-def why_untrusted(tag: Path, iteration: int) -> str | None:
-    """Why a tag is not to be resumed from, or None when it can be."""
-    files = TagFiles(tag)
-    problems = files.problems()
-    if problems:
-        return problems[0].what
-    if files.iteration != iteration:
-        return f"holds iteration {files.iteration}"
-    late = files.written_after_commit()
-    if late and not set(late) <= _operated_files(tag):
-        return f"was not committed: {late[0]} is newer than configs/"
-    return None
-
-
-def _operated_files(tag: Path) -> set[str]:
-    """Files that surgery patched after the trainer was done with them, or was about to."""
-    try:
-        begun = begun_operation(tag)
-        if begun is not None:
-            return set(begun.crcs_before)
-        return {name for record in valid_records(tag) for name in record.outcome.crcs_after}
-    except CheckpointError:
-        return set()
 
 
 def segment_after(segments: Sequence[Segment], iteration: int) -> Segment | None:
@@ -89,15 +68,15 @@ def reset_due(segments: Sequence[Segment], iteration: int) -> Reset | None:
 
 
 def missed_reset(save: Path, segments: Sequence[Segment], iteration: int) -> Reset | None:
-    """A reset that the tags show was passed over: its tag is there, later ones too, and it carries no reset."""
-    there = set(tags(save))
-    for segment in segments:
-        reset = segment.reset
-        if reset and reset.iteration < iteration and reset.iteration in there:
-            done = valid_records(save / tag_name(reset.iteration))
-            if not any(r.operation.reset == reset.number for r in done):
-                return reset
-    return None
+    """The last reset before ``iteration``, if its tag shows that it was passed over.
+
+    Earlier ones were looked at when they were the last.
+    """
+    before = [s.reset for s in segments if s.reset and s.reset.iteration < iteration]
+    if not before or before[-1].iteration not in tags(save):
+        return None
+    done = valid_records(save / tag_name(before[-1].iteration))
+    return None if any(r.operation.reset == before[-1].number for r in done) else before[-1]
 
 
 def set_aside(save: Path, iteration: int) -> Path:

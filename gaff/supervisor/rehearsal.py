@@ -27,6 +27,7 @@ from gaff.trainers.loglines import LogParser
 LEAST_RESETS, MOST_RESETS = 3, 8
 _MEASURED_ITERATIONS = 12
 _LEAST_PER_SEGMENT = 20  # iterations; fewer show no recovery
+_LEAST_ITERATIONS = (LEAST_RESETS + 1) * _LEAST_PER_SEGMENT
 _MOST_PER_SEGMENT = 400  # more teach nothing about the pipeline
 _GOOD_PER_SEGMENT = 120  # a further reset is only worth having when this much is left for each
 _MARGIN = 0.8  # of the minutes given; machines are busy with other things too
@@ -50,13 +51,51 @@ class Rehearsal:
     speed: Speed
 
 
+@dataclass(frozen=True)
+class Corpus:
+    """Text to train on, and its tokenizer's file; None for bytes."""
+
+    data_path: Path
+    vocab_file: Path | None
+    vocab_size: int
+
+
+def check_rehearsal(config: Config, trainer: Trainer, root: Path, ranks: int) -> None:
+    """Refuse what the trainer could not do, before anything is written.
+
+    Raises:
+        InputError: there is any.
+    """
+    any_text = Corpus(root / "data" / "text", None, 256)
+    probe, _ = _small(config, any_text, ranks, _LEAST_ITERATIONS, LEAST_RESETS, root / "checkpoints")
+    problems = trainer.check(probe)
+    if problems:
+        raise InputError(problems)
+
+
+def _small(
+    config: Config, corpus: Corpus, ranks: int, iterations: int, resets: int, save: Path
+) -> tuple[Config, tuple[str, ...]]:
+    return shrink(
+        config,
+        iterations=iterations,
+        resets=resets,
+        ranks=ranks,
+        data_path=corpus.data_path,
+        vocab_file=corpus.vocab_file,
+        vocab_size=corpus.vocab_size,
+        save=save,
+        precision="bfloat16" if precision(config) == "fp16" else None,  # DeepSpeed has no fp16 on the CPU
+    )
+
+
 def prepare_rehearsal(
     config: Config, trainer: Trainer, root: Path, *, minutes: float, ranks: int, say: Callable[[str], None]
 ) -> Rehearsal:
     """Make a rehearsal of ``config`` that ends in about ``minutes``, preparations included.
 
     Args:
-        config: the user's, checked without its files.
+        config: the user's, checked without its files and by :func:`check_rehearsal`.
         trainer: the bundled one.
         root: run directory; the corpus goes into ``data/`` below it.
         minutes, ranks: what the user gives.
@@ -68,33 +107,16 @@ def prepare_rehearsal(
     """
     began = time.monotonic()
     say("preparing English text from this Python's documentation and library")
-    data_path, vocab_file, vocab_size = prepare_corpus(config, root / "data")
-
-    def small(iterations: int, resets: int, save: Path) -> tuple[Config, tuple[str, ...]]:
-        return shrink(
-            config,
-            iterations=iterations,
-            resets=resets,
-            ranks=ranks,
-            data_path=data_path,
-            vocab_file=vocab_file,
-            vocab_size=vocab_size,
-            save=save,
-            precision="bfloat16" if precision(config) == "fp16" else None,  # DeepSpeed has no fp16 on the CPU
-        )
-
-    least = (LEAST_RESETS + 1) * _LEAST_PER_SEGMENT
-    probe, _ = small(least, LEAST_RESETS, root / "measure" / "checkpoints")
-    problems = trainer.check(probe)
-    if problems:
-        raise InputError(problems)
+    corpus = prepare_corpus(config, root / "data")
+    probe, _ = _small(config, corpus, ranks, _LEAST_ITERATIONS, LEAST_RESETS, root / "measure" / "checkpoints")
     say(f"measuring this machine with {_MEASURED_ITERATIONS} iterations")
     speed = measure_speed(probe, trainer, root / "measure")
     left = minutes * 60 * _MARGIN - (time.monotonic() - began)
     plan = build_plan(config)
     iterations, resets = fit(speed, left, most_resets=min(MOST_RESETS, len(plan.resets)))
     say(f"{speed.start_s:.1f} s to start a segment, {speed.iteration_s * 1000:.0f} ms an iteration")
-    shrunk, sentences = small(max(least, min(iterations, plan.train_iters)), resets, root / "checkpoints")
+    iterations = max(_LEAST_ITERATIONS, min(iterations, plan.train_iters))
+    shrunk, sentences = _small(config, corpus, ranks, iterations, resets, root / "checkpoints")
     return Rehearsal(shrunk, sentences, speed)
 
 
@@ -149,7 +171,7 @@ def _run_probe(trainer: Trainer, probe: Config, request: SegmentRequest, log: Pa
     with Child(trainer.prepare(probe, request), log, run_id="rehearsal-measure") as child:
         while True:
             code = child.poll()
-            for line in child.new_lines():
+            for line in child.new_lines(last=code is not None):
                 for event in parser.feed(line):
                     if isinstance(event, IterationLogged) and event.ms_per_iteration:
                         times.append(event.ms_per_iteration / 1000)
@@ -160,8 +182,8 @@ def _run_probe(trainer: Trainer, probe: Config, request: SegmentRequest, log: Pa
             time.sleep(0.05)
 
 
-def prepare_corpus(config: Config, folder: Path) -> tuple[Path, Path | None, int]:
-    """English text as a .bin/.idx pair in ``folder``: data path, tokenizer file (None for bytes), vocabulary size.
+def prepare_corpus(config: Config, folder: Path) -> Corpus:
+    """English text as a .bin/.idx pair in ``folder``.
 
     Bytes where the config says CharLevelTokenizer, else a small BPE learnt from the text itself.
     """
@@ -177,4 +199,4 @@ def prepare_corpus(config: Config, folder: Path) -> tuple[Path, Path | None, int
         if not vocab_file.is_file():
             train_bpe(limited_text(), _VOCABULARY, vocab_file)
         tokenizer = HuggingFace(vocab_file)
-    return write_corpus(folder, tokenizer), vocab_file, tokenizer.vocab_size
+    return Corpus(write_corpus(folder, tokenizer), vocab_file, tokenizer.vocab_size)

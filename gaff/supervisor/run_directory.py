@@ -4,7 +4,7 @@
 ::
 
     RUN/
-      run.json             who this run is
+      run.json             who this run is, and where
       config.yml           the effective config, as one file
       plan.json            segments and resets
       journal.jsonl        the history
@@ -17,7 +17,6 @@
 
 from __future__ import annotations
 
-import json
 import uuid
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -25,14 +24,22 @@ from pathlib import Path
 from typing import Any
 
 from gaff import __version__
-from gaff.checkpoint.tag import TAG_NAME
-from gaff.errors import InputError, Location, Problem
+from gaff.errors import InputError, Problem
 from gaff.files import make_directory_durably, write_durably, write_json_durably
 from gaff.plan.config import Config, load_config
+from gaff.plan.directories import directory_problem
 from gaff.supervisor.journal import JOURNAL_NAME
+from gaff.supervisor.ownership import (
+    IDENTITY_KEYS,
+    IDENTITY_NAME,
+    REMEDY,
+    ROLE,
+    claim_save,
+    read_small,
+    stands_elsewhere,
+)
 
 SCHEMA = "gaff.run/1"
-SAVE_MARK = "gaff-run.json"  # in the save directory: whose checkpoints these are
 
 # Keys that do not change what is trained, so a run may be carried on with other values.
 FREE_KEYS = frozenset(
@@ -89,7 +96,7 @@ class RunDirectory:
 
     @property
     def identity(self) -> Path:
-        return self.root / "run.json"
+        return self.root / IDENTITY_NAME
 
     def segment(self, number: int) -> Path:
         return self.root / "segments" / f"{number:04d}"
@@ -106,50 +113,45 @@ def run_directory(root: Path, config: Config) -> RunDirectory:
     return RunDirectory(root, Path(save).absolute() if save else root / "checkpoints")
 
 
+def check_root(root: Path) -> None:
+    """Refuse a run directory that cannot be used.  Writes nothing.
+
+    Raises:
+        InputError: it is a file, below one, not writable, or has a name that a trainer stumbles over.
+    """
+    problem = directory_problem(root.absolute(), ROLE, REMEDY, for_tags=True)
+    if problem:
+        raise InputError(problem)
+
+
 def open_run(directory: RunDirectory, config: Config, plan: dict[str, Any]) -> str:
     """Create the run directory, or make sure that it belongs to this config.  Returns the run's id.
 
+    The caller holds its lock.  The id belongs to the place: leftover processes are found, and ended, by it, so a copy
+    of a run directory beside its original becomes a run of its own, while one that was moved stays what it was.
+
     Raises:
-        InputError: the run directory holds a run with other settings, or ``save`` holds somebody else's checkpoints.
+        InputError: the run directory holds a run with other settings or is damaged, or ``save`` holds somebody else's
+            checkpoints.
     """
-    if directory.identity.is_file():
-        run_id = str(json.loads(directory.identity.read_text(encoding="utf-8"))["run_id"])
-        _refuse_other_settings(directory, config)
-    else:
-        run_id = uuid.uuid4().hex
-    run_id = _claim_save(directory, run_id)
-    if not directory.identity.is_file():
+    root = directory.root.resolve()
+    identity = read_small(directory.identity, IDENTITY_KEYS) if directory.identity.is_file() else None
+    if identity is None:
+        run_id = claim_save(directory.save, root, uuid.uuid4().hex, formerly=None)
         make_directory_durably(directory.root / "segments")
         write_durably(directory.config, config.to_yaml().encode())
         write_json_durably(directory.plan, plan)
         created = datetime.now(timezone.utc).isoformat(timespec="seconds")
         identity = {"schema": SCHEMA, "run_id": run_id, "created": created, "gaff": __version__}
-        write_json_durably(directory.identity, {**identity, "save": str(directory.save)})
-    return run_id
-
-
-def _claim_save(directory: RunDirectory, run_id: str) -> str:
-    """Mark ``save`` as this run's, unless it is another's or holds tags that no run of GAFF wrote.
-
-    Returns the run's id, which is the mark's where this very run directory left it before it was killed.
-    """
-    mark = directory.save / SAVE_MARK
-    where = Location(str(directory.save))
-    if mark.is_file():
-        owner = json.loads(mark.read_text(encoding="utf-8"))
-        if owner["run_directory"] == str(directory.root) and not directory.identity.is_file():
-            return str(owner["run_id"])
-        if owner["run_id"] != run_id:
-            what = f"`save` holds the checkpoints of another run, {owner['run_directory']}"
-            remedy = "carry that run on with its own --run-dir, or choose another save"
-            raise InputError(Problem("save-taken", what, remedy, where))
+        write_json_durably(directory.identity, {**identity, "root": str(root), "save": str(directory.save)})
         return run_id
-    if any(TAG_NAME.fullmatch(p.name) for p in directory.save.glob("*")):
-        what = "`save` holds checkpoints that this run did not write"
-        remedy = "choose an empty `save`, or leave it out and let GAFF keep them in the run directory"
-        raise InputError(Problem("save-taken", what, remedy, where))
-    make_directory_durably(directory.save)
-    write_json_durably(mark, {"run_id": run_id, "run_directory": str(directory.root)})
+    _refuse_other_settings(directory, config)
+    formerly = str(identity["run_id"])
+    is_copy = stands_elsewhere(identity, root)
+    run_id = claim_save(directory.save, root, uuid.uuid4().hex if is_copy else formerly, formerly)
+    here = {"run_id": run_id, "root": str(root), "save": str(directory.save)}
+    if identity != {**identity, **here}:
+        write_json_durably(directory.identity, {**identity, **here})
     return run_id
 
 

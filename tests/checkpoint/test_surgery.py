@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from gaff.checkpoint.layout import MASTER, read_layout
-from gaff.checkpoint.surgery import ResetRequest, copy_tag, plan_reset, reset
+from gaff.checkpoint.surgery import ResetRequest, plan_reset, reset
+from gaff.checkpoint.tag_copy import copy_tag
 from gaff.checkpoint.transaction import begun_operation, valid_records
 from gaff.checkpoint.values import CopyReader
 from gaff.checkpoint.verify import moments_are_zero, verify_tag

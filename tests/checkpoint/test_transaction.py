@@ -13,12 +13,16 @@ from typing import Any
 import pytest
 
 from gaff.checkpoint import transaction
+from gaff.checkpoint.completeness import why_unfinished
+from gaff.checkpoint.layout import MASTER, read_layout
 from gaff.checkpoint.surgery import ResetRequest, finish_interrupted, reset
+from gaff.checkpoint.tag_copy import copy_tag
 from gaff.checkpoint.transaction import FOLDER, INTENT, begun_operation, records, valid_records
+from gaff.checkpoint.values import CopyReader, save_matrix
 from gaff.checkpoint.verify import verify_tag
-from gaff.errors import CheckpointError
+from gaff.errors import CheckpointError, InputError
+from gaff.files import exclusive_lock
 from gaff.plan.settings import InitSpec
-from gaff.supervisor.progress import why_untrusted
 
 GetTag = Callable[[str], Path]
 KILLED = 77
@@ -82,12 +86,28 @@ def reset_killed_at(effect: int, tag: Path, request: ResetRequest) -> bool:
     os._exit(0)
 
 
+def half_done(tag: Path, request: ResetRequest) -> None:
+    """Leave the tag with a reset begun, and some of its files patched."""
+    untouched = tag.with_name("untouched")
+    shutil.copytree(tag, untouched)
+    effect = 0
+    while begun_operation(tag) is None or contents(tag) == contents(untouched):
+        shutil.rmtree(tag)
+        shutil.copytree(untouched, tag)
+        assert reset_killed_at(effect, tag, request)
+        effect += 1
+    shutil.rmtree(untouched)
+
+
 def contents(tag: Path) -> dict[str, bytes]:
     return {p.name: p.read_bytes() for p in tag.glob("*.pt")}
 
 
-@pytest.mark.parametrize("name", ["zero1-fp32-tied-tp2-pp2", "zero1-bf16-tp2-dp2"])
-@pytest.mark.parametrize("init", [InitSpec(), InitSpec("matched")], ids=str)
+@pytest.mark.parametrize(
+    ("name", "init"),
+    [("zero1-fp32-tied-tp2-pp2", InitSpec("matched")), ("zero1-bf16-tp2-dp2", InitSpec())],
+    ids=["tied", "bf16"],
+)
 def test_killed_at_any_effect_and_done_again_it_is_as_if_undisturbed(
     name: str, init: InitSpec, checkpoint: GetTag, tmp_path: Path
 ) -> None:
@@ -102,7 +122,7 @@ def test_killed_at_any_effect_and_done_again_it_is_as_if_undisturbed(
         tag = tmp_path / f"killed-{effect}" / "global_step5"
         shutil.copytree(original, tag)
         killed = reset_killed_at(effect, tag, request)
-        assert why_untrusted(tag, 5) is None, "a half-operated tag is still the newest one, to be finished"
+        assert why_unfinished(tag, 5) is None, "a half-operated tag is still the newest one, to be finished"
         reset(tag, request)
         assert contents(tag) == expected, effect
         assert verify_tag(tag) == []
@@ -130,8 +150,7 @@ def test_killed_again_and_again_it_ends_all_the_same(checkpoint: GetTag, tmp_pat
 
 def test_another_reset_first_finishes_the_one_that_was_begun(checkpoint: GetTag) -> None:
     tag = checkpoint("zero1-fp32-tp2-pp2-dp2")
-    assert reset_killed_at(8, tag, ResetRequest(1, 1234))
-    assert begun_operation(tag) is not None
+    half_done(tag, ResetRequest(1, 1234))
     assert [f.id for f in verify_tag(tag)] == ["half-done-reset"]
     reset(tag, ResetRequest(2, 1234))
     assert [r.operation.reset for r in valid_records(tag)] == [1, 2]
@@ -160,6 +179,78 @@ def test_records_of_a_tag_that_was_written_anew_do_not_hold(checkpoint: GetTag, 
     assert valid_records(tag) == []
     assert not reset(tag, ResetRequest(1, 1234)).already_done
     assert len(valid_records(tag)) == 1
+
+
+@pytest.mark.parametrize("init", ["step0", "file"])
+def test_given_values_are_kept_in_the_tag_until_the_reset_is_done(
+    init: str, checkpoint: GetTag, tmp_path: Path
+) -> None:
+    tag = checkpoint("zero1-fp32-tied-tp2-pp2")
+    step0 = checkpoint("zero1-fp32-pp1-tp1-dp1").rename(tag.parent / "global_step0")
+    spec = InitSpec("step0")
+    expected = CopyReader(read_layout(step0)).values(MASTER, 0, 12288)
+    if init == "file":
+        spec = InitSpec("file", path=str(tmp_path / "given.safetensors"))
+        save_matrix(tmp_path / "given.safetensors", "anything", expected.reshape(512, 24), {})
+    half_done(tag, ResetRequest(1, 1, spec))
+    shutil.rmtree(step0)  # where they came from is gone
+    (tmp_path / "given.safetensors").unlink(missing_ok=True)
+    assert finish_interrupted(tag) is not None
+    assert (CopyReader(read_layout(tag)).values(MASTER, 0, 12288) == expected).all()
+    assert verify_tag(tag) == []
+    assert not (tag / FOLDER / "new-values.safetensors").exists()
+
+
+def test_an_intent_of_another_state_of_the_tag_is_not_replayed(checkpoint: GetTag, unpacked_checkpoints: Path) -> None:
+    tag = checkpoint("zero1-fp32-tp2-pp2-dp2")
+    half_done(tag, ResetRequest(1, 1234))
+    for path in (unpacked_checkpoints / "zero1-fp16-tp2-dp2" / "global_step5").glob("mp_rank_0[01]*.pt"):
+        shutil.copy(path, tag / path.name)  # the trainer wrote over it
+    before = contents(tag)
+    with pytest.raises(CheckpointError, match="belongs to an earlier state"):
+        reset(tag, ResetRequest(1, 1234))
+    assert contents(tag) == before
+
+
+def test_two_operations_at_once_are_refused(checkpoint: GetTag) -> None:
+    tag = checkpoint("zero1-fp32-pp1-tp1-dp1")
+    descriptor = os.open(tag, os.O_RDONLY)
+    try:
+        with exclusive_lock(descriptor), pytest.raises(InputError, match="another process is operating"):
+            reset(tag, ResetRequest(1, 1))
+    finally:
+        os.close(descriptor)
+    assert not reset(tag, ResetRequest(1, 1)).already_done
+
+
+def test_a_file_behind_a_symbolic_link_is_replaced_not_patched(checkpoint: GetTag, tmp_path: Path) -> None:
+    """As in the caches of Hugging Face and datalad."""
+    tag = checkpoint("zero1-fp32-pp1-tp1-dp1")
+    path = tag / "layer_00-model_00-model_states.pt"
+    elsewhere = path.rename(tmp_path / "blob")
+    path.symlink_to(elsewhere)
+    before = elsewhere.read_bytes()
+    reset(copy_tag(tag, tmp_path / "twin"), ResetRequest(1, 1))
+    assert elsewhere.read_bytes() == before
+    reset(tag, ResetRequest(1, 1))
+    assert elsewhere.read_bytes() == before
+    assert verify_tag(tag) == verify_tag(tmp_path / "twin" / "global_step5") == []
+
+
+def test_values_that_the_model_cannot_hold_are_refused_before_a_byte_is_written(checkpoint: GetTag) -> None:
+    for name, scale in (("zero1-fp16-tp2-dp2", 1e5), ("zero1-bf16-tp2-dp2", 1e38)):
+        tag = checkpoint(name)
+        before = {p: p.read_bytes() for p in tag.rglob("*") if p.is_file()}
+        with pytest.raises(InputError, match="not finite"):
+            reset(tag, ResetRequest(1, 1, InitSpec("normal", scale)))
+        assert {p: p.read_bytes() for p in tag.rglob("*") if p.is_file()} == before
+
+
+def test_an_unfinished_tag_is_not_operated_on(checkpoint: GetTag) -> None:
+    tag = checkpoint("zero1-fp32-pp1-tp1-dp1")
+    shutil.rmtree(tag / "configs")
+    with pytest.raises(CheckpointError, match="has no configs/"):
+        reset(tag, ResetRequest(1, 1, InitSpec("normal", 0.02)))
 
 
 def test_a_damaged_intent_is_said_not_guessed(checkpoint: GetTag) -> None:

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -43,9 +45,31 @@ def test_reset_in_place_then_verify_then_inspect(checkpoint: GetTag, capsys: pyt
     code, output, _ = run(capsys, "reset", tag, "--in-place", "--number", "7", "--seed", "5")
     assert (code, "reset 7 changed 196,608 bytes in 14 ranges" in output) == (0, True)
     code, output, _ = run(capsys, "reset", tag, "--in-place", "--number", "7", "--seed", "5")
-    assert (code, "was already done" in output) == (0, True)
+    assert (code, "reset 7 was already done: 196,608 bytes in 14 ranges" in output) == (0, True)
     assert run(capsys, "verify", tag)[0] == 0
     assert "reset 7" in run(capsys, "inspect", tag)[1]
+
+
+def test_finish_says_when_there_is_nothing_to_finish(checkpoint: GetTag, capsys: pytest.CaptureFixture[str]) -> None:
+    code, output, _ = run(capsys, "finish", checkpoint(NAME))
+    assert (code, "no reset was left half done" in output) == (0, True)
+
+
+def test_finish_finishes_what_was_begun(
+    checkpoint: GetTag, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tag = checkpoint(NAME)
+
+    def cut_short(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("gaff.checkpoint.surgery.apply", cut_short)
+        assert run(capsys, "reset", tag, "--in-place")[0] == 130
+    assert "gaff surgery finish" in run(capsys, "verify", tag)[1]
+    code, output, _ = run(capsys, "finish", tag)
+    assert (code, "reset 1 is finished: 196,608 bytes" in output) == (0, True)
+    assert run(capsys, "verify", tag)[0] == 0
 
 
 def test_dry_run_lists_the_ranges_and_changes_nothing(checkpoint: GetTag, capsys: pytest.CaptureFixture[str]) -> None:
@@ -65,6 +89,68 @@ def test_output_writes_a_second_tag(checkpoint: GetTag, tmp_path: Path, capsys: 
     assert not (checkpoint(NAME) / "gaff").exists()
 
 
+def test_output_is_left_empty_when_the_reset_cannot_be_made(
+    checkpoint: GetTag, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    zero3 = checkpoint("zero3-fp32-nopipe-dp2")
+    assert run(capsys, "reset", zero3, "--output", tmp_path / "new")[0] == 1
+    for init in ("no.safetensors", "step0"):
+        assert run(capsys, "reset", checkpoint(NAME), "--output", tmp_path / "new", "--init", init)[0] == 2
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_copy_whose_reset_fails_is_removed(
+    checkpoint: GetTag, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_space(*arguments: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "somewhere")
+
+    monkeypatch.setattr("gaff.checkpoint.surgery.begin", no_space)
+    code, _, errors = run(capsys, "reset", checkpoint(NAME), "--output", tmp_path / "new")
+    assert (code, errors) == (1, "gaff: somewhere: No space left on device.\n")
+    assert list((tmp_path / "new").iterdir()) == []
+
+
+def test_step0_of_a_copy_is_that_beside_the_source(
+    checkpoint: GetTag, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tag = checkpoint(NAME)
+    shutil.copytree(tag, tag.with_name("global_step0"))
+    monkeypatch.chdir(tag)  # also when the tag is named from inside
+    code, output, errors = run(capsys, "reset", ".", "--output", tmp_path / "new", "--init", "step0")
+    assert code == 0, errors
+    assert str(tmp_path / "new" / "global_step5") in output
+    assert run(capsys, "verify", tmp_path / "new" / "global_step5")[0] == 0
+
+
+@pytest.mark.parametrize("output", ["TAG", "TAG/inside", "SAVE", "file", "file/below", "dangling"])
+def test_an_output_that_cannot_be_used(
+    output: str, checkpoint: GetTag, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tag = checkpoint(NAME)
+    (tmp_path / "file").touch()
+    (tmp_path / "dangling").symlink_to(tmp_path / "absent")
+    before = sorted(tmp_path.rglob("*"))
+    target = output.replace("TAG", str(tag)).replace("SAVE", str(tag.parent))
+    code, _, errors = run(capsys, "reset", tag, "--output", tmp_path / target)
+    assert (code, len(errors.splitlines())) == (2, 1)
+    assert "choose another --output" in errors
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_numbers_that_are_not_finite_are_null_in_json(
+    checkpoint: GetTag, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(name: str) -> None:
+        raise AssertionError(f"{name} is not JSON")
+
+    nothing = {"norm": float("nan"), "mean": float("inf"), "std": 0.0}
+    monkeypatch.setattr("gaff.checkpoint.inspect.embedding_statistics", lambda layout: nothing)
+    _, output, _ = run(capsys, "inspect", checkpoint(NAME), "--json")
+    embedding = json.loads(output, parse_constant=refuse)["input_embedding"]
+    assert (embedding["norm"], embedding["mean"], embedding["std"]) == (None, None, 0.0)
+
+
 def test_verify_names_each_fault_and_exits_1(checkpoint: GetTag, capsys: pytest.CaptureFixture[str]) -> None:
     tag = checkpoint(NAME)
     (tag / "layer_05-model_00-model_states.pt").unlink()
@@ -79,6 +165,7 @@ def test_verify_names_each_fault_and_exits_1(checkpoint: GetTag, capsys: pytest.
     [
         (("inspect", "nowhere"), "there is no such directory"),
         (("reset", "TAG", "--in-place", "--init", "normal:-1"), "a number above 0"),
+        (("reset", "TAG", "--in-place", "--init", "normal:1e300"), "a number above 0 (from 1.2e-38 to 10000)"),
         (("reset", "TAG", "--in-place", "--init", "nonsense"), "--init nonsense"),
         (("reset", "TAG", "--in-place", "--init", "no.safetensors"), "no.safetensors"),
         (("reset", "TAG", "--in-place", "--init", "step0"), "global_step0"),

@@ -49,7 +49,7 @@ WRONG = [
     ("lr: 0.001", "lr: -1", "lr-value", 24, "no usable learning rate"),
     ("checkpoint_factor: 100", "checkpoint_factor: 0", "checkpoint-factor", 5, "whole number"),
     ("checkpoint_factor: 100", "checkpoint_factor: 2.5", "checkpoint-factor", 5, "whole number"),
-    ("eval_iters: 0", "save: runs/global_step/x", "save-name", 31, "the name of a tag"),
+    ("eval_iters: 0", "save: runs/global_step/x", "directory-unusable", 31, "the name of a tag"),
     # types
     ("eval_iters: 0", "exit_interval: 5.0", "wrong-type", 31, "write exit_interval: 5"),
     ("eval_iters: 0", "eval_iters: no", "wrong-type", 31, "must be an integer, not the true/false value"),
@@ -64,6 +64,25 @@ WRONG = [
     ("train_micro_batch_size_per_gpu: 2\n", "", "key-missing", 0, "`train_batch_size` is given"),
     ("lr: 0.001\n", "x: 1\n", "lr-missing", 21, "`optimizer.params.lr` is missing"),
     ("optimizer:\n  type: Adam\n", "optimizer:\n", "optimizer-missing", 21, "`optimizer` block"),
+    ("optimizer:\n  type: Adam\n  params:\n    lr: 0.001", "optimizer: 5\nx:\n    y: 1", "wrong-type", 21, "a mapping"),
+    ("eval_iters: 0", "fp16: {enabled: 1}", "wrong-type", 31, "`fp16.enabled` must be true or false"),
+    ("{stage: 1}", "{stage: x}", "wrong-type", 20, "must be an integer, not the text `x`"),
+    ("{stage: 1}", "{}", "zero-stage", 20, "has no key `stage`"),
+    ("lr: 0.001", "lr: .nan", "wrong-type", 24, "a finite number"),
+    ("betas: [0.9, 0.95]", "betas: [0.9, .inf]", "wrong-type", 25, "a finite number"),
+    ("betas: [0.9, 0.95]", "betas: [0.9, 1]", "wrong-type", 25, "from 0 to below 1"),
+    ("min_lr: 0.0001", "min_lr: -.inf", "wrong-type", 27, "a finite number"),
+    ("eval_iters: 0", "deepspeed_extra_args: {a: [{b: .inf}]}", "wrong-type", 31, "`deepspeed_extra_args.a.0.b`"),
+    ("eval_iters: 0", f"lr_decay_iters: {2**63}", "wrong-type", 31, "at most 64 bits"),
+    ("lr: 0.001", "lr: 0", "lr-value", 24, "no usable learning rate"),
+    ("eps: 1.0e-8", "eps: 0", "out-of-range", 26, "above 0, not 0"),
+    ("eps: 1.0e-8", "eps:", "empty-value", 26, "`optimizer.params.eps` is empty"),
+    ("eval_iters: 0", "eval_interval: 0", "not-positive", 31, "at least 1, not 0"),
+    ("eval_iters: 0", "eval_iters: -1", "out-of-range", 31, "at least 0, not -1"),
+    ("eval_iters: 0", "master_port: 65536", "out-of-range", 31, "from 1 to 65535"),
+    ("eval_iters: 0", "init_method_std: 0.0", "out-of-range", 31, "above 0"),
+    ("eval_iters: 0", "init_method_std: -0.02", "out-of-range", 31, "above 0"),
+    ("train_iters: 400", "train_iters: 1000000000000", "too-many-resets", 2, "9,999,999,999 resets"),
     # checkpoints
     ("eval_iters: 0", "finetune: true", "finetune", 31, "fresh optimizer"),
     ("eval_iters: 0", "no_load_optim: true", "no-load-optim", 31, "cannot train"),
@@ -97,7 +116,9 @@ WRONG = [
     ("eval_iters: 0", "train_data_paths: [data/text_document]", "data-twice", 17, "both given"),
     ("data_path: data/text_document", "train_data_paths: [data/text_document]", "data-lists", 17, "`valid_data_paths`"),
     ("eval_iters: 0", "hostfile: hosts", "hostfile-missing", 31, "is not there"),
-    ("eval_iters: 0", "save: data/text_document.bin", "save-not-directory", 31, "names a file"),
+    ("eval_iters: 0", "save: data/text_document.bin", "directory-unusable", 31, "it is a file"),
+    ("eval_iters: 0", "save: data/text_document.bin/x", "directory-unusable", 31, "text_document.bin is a file"),
+    ("eval_iters: 0", "save: 'runs/[1]'", "directory-unusable", 31, "takes for a pattern"),
     ("seed: 7", "init: new.safetensors", "init-file-missing", 3, "is not there"),
     ("CharLevelTokenizer", "HFTokenizer", "tokenizer-file-missing", 0, "needs `vocab_file`"),
     ("CharLevelTokenizer", "TiktokenTokenizer", "tokenizer-file-missing", 0, "name of an encoding"),
@@ -138,8 +159,40 @@ def test_bad_input_gets_one_sentence_with_file_and_line(
 
 
 def test_one_mistake_gives_one_problem(problems: Problems) -> None:
-    for old, new in (("num_layers: 2", "num_layers: two"), ("train_iters: 400", "train_iters: 400.0")):
-        assert len(problems(old, new)) == 1
+    mistakes = (
+        ("num_layers: 2", "num_layers: two"),
+        ("hidden_size: 64", "hidden_size: 65"),
+        ("train_iters: 400", "train_iters: 400.0"),
+        ("train_iters: 400", "train_iters: .inf"),
+        ("reset_every: 100", "reset_every: 1e2"),
+        ("{stage: 1}", "5"),
+        ("{stage: 1}", "[]"),
+        ("{stage: 1}", "{stage: x}"),
+        ("{stage: 1}", "{stage: 7}"),
+        ("lr: 0.001", "lr: .nan"),
+        ("lr: 0.001", "lr:"),
+        ("betas: [0.9, 0.95]", "betas: [.nan, 0.95]"),
+        ("eval_iters: 0", "eval_iters: 0\ntrain_batch_size: many"),
+    )
+    for old, new in mistakes:
+        assert len(problems(old, new)) == 1, [str(problem) for problem in problems(old, new)]
+
+
+@pytest.mark.parametrize("value", ["5", "[]", "abc"])
+def test_an_override_of_a_block_by_something_else_gives_one_problem(load: Load, value: str) -> None:
+    for key in ("optimizer", "optimizer.params", "zero_optimization"):
+        [problem] = check(load(f"{key}={value}"))
+        assert (problem.id, problem.where) == ("wrong-type", Location(f"-o {key}={value}"))
+
+
+def test_millions_of_tags_are_a_slip_of_the_pen(load: Load) -> None:
+    [problem] = check(load("train_iters=100000000000", "gaff.reset_every=never"))
+    assert (problem.id, problem.where) == ("too-many-tags", Location("run.yml", 5))
+    assert check(load("train_iters=100000000", "gaff.reset_every=100")) == []
+
+
+def test_a_null_optimizer_block_is_said_to_be_missing(load: Load) -> None:
+    assert {problem.id for problem in check(load("optimizer="))} == {"optimizer-missing"}
 
 
 def test_the_baseline_may_have_any_layout(problems: Problems) -> None:

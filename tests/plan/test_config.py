@@ -114,6 +114,10 @@ def test_unknown_gaff_key_names_the_nearest(problems: Problems) -> None:
         ("reset_every: 10\n  trainer: [neox]", "must be `auto` or `neox` or `bundled`, not a list"),
         ("reset_every: 10\n  init: gaussian", "must be config, matched, step0, normal:STD, uniform:BOUND"),
         ("reset_every: 10\n  init: normal:-1", "must be normal: followed by a number above 0"),
+        ("reset_every: 10\n  init: normal:1e300", "above 0 (from 1.2e-38 to 10000), not the text `normal:1e300`"),
+        ("reset_every: 10\n  init: uniform:1e-300", "above 0 (from 1.2e-38 to 10000)"),
+        ("reset_every: 10\n  init: normal:nan", "above 0 (from 1.2e-38 to 10000)"),
+        ("reset_every: 10\n  init: normal:inf", "above 0 (from 1.2e-38 to 10000)"),
         ("reset_every: 10\n  init: uniform:x", "must be config, matched, step0, normal:STD, uniform:BOUND"),
         ("reset_every: 10\n  neox_dir: 5", "must be a path, not the number `5`"),
     ],
@@ -200,3 +204,23 @@ def test_a_baseline_reads_back_as_a_baseline(load: Load, write: Write) -> None:
     config = load("gaff.reset_every=never")
     assert config.gaff.reset_every is None
     assert load_config([write(name="effective.yml", text=config.to_yaml())]) == config
+
+
+def test_a_value_that_yaml_takes_for_text_is_told_once(write: Callable[..., Path]) -> None:
+    wrong = write("reset_every: 100", "reset_every: 1e3", name="wrong.yml")
+    for path, overrides in ((wrong, []), (write(), ["gaff.reset_every=1e3"])):
+        with pytest.raises(InputError) as caught:
+            load_config([path], overrides)
+        assert [problem.id for problem in caught.value.problems] == ["yaml-trap"]
+
+
+@pytest.mark.parametrize("depth", [60, 300, 5000])
+@pytest.mark.parametrize(("left", "right"), [("[", "]"), ("{a: ", "}")])
+def test_deep_nesting_is_one_sentence(write: Callable[..., Path], depth: int, left: str, right: str) -> None:
+    deep = left * depth + right * depth
+    for path, overrides in ((write("eval_iters: 0", f"x: {deep}", name="deep.yml"), []), (write(), [f"x={deep}"])):
+        with pytest.raises(InputError) as caught:
+            load_config([path], overrides)
+        [problem] = caught.value.problems
+        assert problem.id == "config-too-deep"
+        assert len(str(problem)) < 200 + len(overrides) * len(deep)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,11 +21,12 @@ from gaff.checkpoint.layout import MASTER, read_layout
 from gaff.checkpoint.transaction import valid_records
 from gaff.checkpoint.values import CopyReader
 from gaff.checkpoint.verify import verify_tag
-from gaff.errors import InputError, Interrupted, TrainerError
+from gaff.errors import GaffError, InputError, Interrupted, TrainerError
 from gaff.supervisor.child import RUN_ID
 from gaff.supervisor.journal import read_entries
 from gaff.supervisor.progress import judge, tags
 from tests.supervisor.drive import build
+from tests.supervisor.fake_trainer import set_iteration
 
 Start = Callable[..., "subprocess.Popen[str]"]
 REPOSITORY = Path(__file__).parents[2]
@@ -311,11 +313,31 @@ def test_a_run_whose_journal_and_identity_are_lost_is_carried_on(
     assert [e["start"] for e in events(root, "segment_launched")] == [20, 30]
 
 
+def test_a_run_that_was_copied_without_its_file_times_goes_on_where_it_was(
+    tmp_path: Path, template: Path, undisturbed: dict[str, bytes]
+) -> None:
+    root = tmp_path / "run"
+    with pytest.raises(Interrupted):
+        build(root, template, {30: "killed"}).run()
+    for number, path in enumerate(sorted((root / "checkpoints").rglob("*"), reverse=True)):
+        os.utime(path, (1_700_000_000 + number, 1_700_000_000 + number))  # configs/ older than all .pt files
+    build(root, template, {}).run()
+    assert events(root, "tag_set_aside") == []
+    assert [e["start"] for e in events(root, "segment_launched")] == [0, 10, 20, 20, 30]
+    assert final_bytes(root) == undisturbed
+
+
+def test_a_tag_that_was_never_finished_is_not_trusted_for_looking_whole(tmp_path: Path, template: Path) -> None:
+    root = tmp_path / "run"
+    with pytest.raises(Interrupted):
+        build(root, template, {30: "killed"}).run()
+    shutil.copytree(template, root / "checkpoints" / "global_step25")
+    set_iteration(root / "checkpoints" / "global_step25", 25)  # newer than its configs/
+    assert judge(root / "checkpoints").iteration == 20
+    assert "was not committed" in judge(root / "checkpoints").untrusted[25]
+
+
 def test_a_reset_that_was_passed_over_is_noticed(tmp_path: Path, template: Path) -> None:
-    import shutil
-
-    from gaff.errors import GaffError
-
     root = tmp_path / "run"
     build(root, template, {}).run()
     shutil.copytree(template, root / "plain")

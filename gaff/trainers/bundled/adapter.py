@@ -11,12 +11,15 @@ import yaml
 
 from gaff.errors import Problem
 from gaff.plan.config import Config
+from gaff.trainers.bundled import settings
 from gaff.trainers.bundled.support import unsupported
 from gaff.trainers.contract import Launch, SegmentRequest
 from gaff.trainers.segment_config import segment_keys
 
 _PACKAGES = ("torch", "deepspeed", "tokenizers")
 CONFIG_NAME = "bundled.yml"
+_RANKS_PER_CORE = 4  # more are slower than they teach anything, and soon fill the memory
+_ALWAYS_POSSIBLE = 8  # ranks of the small models that this trainer is for
 
 
 class BundledTrainer:
@@ -27,6 +30,9 @@ class BundledTrainer:
     def check(self, config: Config) -> list[Problem]:
         """Packages that are missing here, and keys that the bundled trainer refuses."""
         problems = unsupported(config.neox, config.where)
+        crowd = None if problems else too_many_ranks(settings.layout(config.neox).world)
+        if crowd:
+            problems.append(config.problem("too-many-ranks", "global_num_gpus", crowd, "lower global_num_gpus"))
         if not hasattr(os, "fork"):
             what = "the bundled trainer needs a system with fork"
             problems.append(Problem("bundled-platform", what, "run it on Linux, in WSL or in a container"))
@@ -49,3 +55,12 @@ class BundledTrainer:
             cwd=request.directory,
             env={"OMP_NUM_THREADS": threads, "DS_ACCELERATOR": "cpu", "PYTHONUNBUFFERED": "1"},
         )
+
+
+def too_many_ranks(ranks: int) -> str | None:
+    """What is wrong with so many processes on this machine, None when they can be had."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    most = max(_ALWAYS_POSSIBLE, _RANKS_PER_CORE * cores)
+    if ranks <= most:
+        return None
+    return f"{ranks:,} processes are too many for this machine: its {cores:,} processor cores take {most:,} at most"

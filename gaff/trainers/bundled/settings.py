@@ -118,22 +118,24 @@ def batch_sizes(neox: Mapping[str, Any], data_parallel: int) -> tuple[int, int, 
     Raises:
         ValueError: neither size is given, or they do not fit together.
     """
-    total, micro = given(neox, "train_batch_size"), given(neox, "train_micro_batch_size_per_gpu")
-    steps = given(neox, "gradient_accumulation_steps")
+    names = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps")
+    total, micro, steps = (given(neox, name) for name in names)
+    for name, size in zip(names, (total, micro, steps), strict=True):
+        if size is not None and size < 1:
+            raise ValueError(f"{name} {size} is below 1")
     if total is None and micro is None:
         raise ValueError("neither train_micro_batch_size_per_gpu nor train_batch_size is given")
-    if micro is None:
-        micro = total // (data_parallel * (steps or 1))
-    if steps is None:
-        steps = 1 if total is None else total // (micro * data_parallel)
+    unit = (micro or 1) * (steps or 1) * data_parallel
     if total is None:
-        total = micro * steps * data_parallel
-    if min(total, micro, steps) < 1 or total != micro * steps * data_parallel:
-        raise ValueError(
-            f"train_batch_size {total} is not train_micro_batch_size_per_gpu {micro} × gradient_accumulation_steps "
-            f"{steps} × {data_parallel} data-parallel ranks"
-        )
-    return int(total), int(micro), int(steps)
+        return unit, micro, steps or 1
+    factors = [f"{name} {size}" for name, size in zip(names[1:], (micro, steps), strict=True) if size is not None]
+    if total % unit or (micro and steps and total != unit):
+        relation = "is not" if micro and steps else "is no multiple of"
+        product = " × ".join([*factors, f"{data_parallel} data-parallel ranks"])
+        raise ValueError(f"train_batch_size {total} {relation} {product}")
+    if micro is None:
+        return total, total // unit, steps or 1
+    return total, micro, steps or total // unit
 
 
 def precision(neox: Mapping[str, Any]) -> Precision:

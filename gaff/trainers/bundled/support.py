@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from gaff.errors import Location, Problem
+from gaff.plan.gaff_block import describe
+from gaff.plan.typed import mistyped
 from gaff.trainers.bundled import settings
 
 Where = Callable[[str], Location | None]
@@ -152,15 +154,18 @@ def unsupported(neox: Mapping[str, Any], where: Where = lambda key: None) -> lis
         neox: GPT-NeoX keys, with underscores.
         where: where a key stands in the user's files.
     """
-    checks = (_keys, _combinations, _numbers)
-    return [
-        Problem("bundled-unsupported", what, remedy, where(key))
-        for check in checks
-        for key, what, remedy in check(neox)
-    ]
+    found = list(_types(neox))
+    if not found:  # the others take the types for granted
+        found = [finding for check in (_keys, _combinations, _numbers) for finding in check(neox)]
+    return [Problem("bundled-unsupported", what, remedy, where(key)) for key, what, remedy in found]
 
 
 _Finding = tuple[str, str, str]
+
+
+def _types(neox: Mapping[str, Any]) -> Iterator[_Finding]:
+    for key, kind, value in mistyped(neox):
+        yield key, f"{key} must be {kind}, not {describe(value)}", f"write {kind}"
 
 
 def _keys(neox: Mapping[str, Any]) -> Iterator[_Finding]:
@@ -210,6 +215,10 @@ def _combinations(neox: Mapping[str, Any]) -> Iterator[_Finding]:
 
 
 def _numbers(neox: Mapping[str, Any]) -> Iterator[_Finding]:
+    pipe = settings.given(neox, "pipe_parallel_size", 0)
+    if pipe < 0:
+        yield "pipe_parallel_size", f"pipe_parallel_size {pipe} is below 0", "set it to 1"
+        return
     try:
         layout = settings.layout(neox)
     except ValueError as error:
@@ -225,9 +234,6 @@ def _numbers(neox: Mapping[str, Any]) -> Iterator[_Finding]:
         yield "num_attention_heads", what, "change one of them"
     if (neox.get("seq_length") or 0) > (neox.get("max_position_embeddings") or 0):
         yield "seq_length", "seq_length is larger than max_position_embeddings", "change one of them"
-    if neox.get("save") and not neox.get("checkpoint_factor") and not neox.get("extra_save_iters"):
-        what = "save is given, but neither checkpoint_factor nor extra_save_iters"
-        yield "save", what, "add checkpoint_factor"
 
 
 def _names(value: Any) -> Iterator[str]:

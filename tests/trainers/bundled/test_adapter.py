@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -91,3 +92,19 @@ def test_missing_packages_are_named_with_the_remedy(monkeypatch: pytest.MonkeyPa
     assert [str(p) for p in problems] == [
         "the bundled trainer needs the Python package deepspeed; pip install 'gaff[bundled]'."
     ]
+
+
+def test_more_ranks_than_the_machine_can_bear_are_refused_with_the_numbers() -> None:
+    asked = config(
+        **dict.fromkeys(("hidden_size", "seq_length", "max_position_embeddings"), 32),
+        num_layers=2,
+        num_attention_heads=4,
+        train_micro_batch_size_per_gpu=2,
+        tokenizer_type="CharLevelTokenizer",
+        data_path="/data/set",
+    )
+    assert [p.id for p in BundledTrainer().check(replace(asked, neox={**asked.neox, "global_num_gpus": 8}))] == []
+    [problem] = BundledTrainer().check(replace(asked, neox={**asked.neox, "global_num_gpus": 100_000}))
+    assert problem.id == "too-many-ranks"
+    assert "100,000 processes" in problem.what
+    assert "processor cores" in problem.what

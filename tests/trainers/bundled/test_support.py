@@ -100,7 +100,16 @@ def test_a_pythia_config_is_taken() -> None:
         ("num_attention_heads", 5),
         ("seq_length", 64),
         ("tokenizer_type", "TiktokenTokenizer"),
-        ("save", "/runs/x"),
+        ("pipe_parallel_size", -1),
+        # values that nothing can be done with
+        *((key, 5) for key in ("optimizer", "zero_optimization")),
+        *((key, []) for key in ("optimizer", "zero_optimization")),
+        ("optimizer", {"type": "Adam", "params": 5}),
+        ("zero_optimization", {"stage": "x"}),
+        *((key, "abc") for key in ("hidden_size", "num_attention_heads", "seq_length", "max_position_embeddings")),
+        *((key, "abc") for key in ("train_batch_size", "train_micro_batch_size_per_gpu")),
+        ("gradient_accumulation_steps", "abc"),
+        ("train_iters", float("inf")),
         ("hidden_size", None),
         ("data_path", None),
     ],
@@ -111,6 +120,7 @@ def test_what_it_does_not_do_is_refused_by_name_and_place(key: str, value: Any) 
     place = str(problems[0].where)
     assert key in str(problems[0])
     assert place.endswith(".yml:7")
+    assert "\n" not in str(problems[0])
     assert problems[0].remedy
 
 
@@ -122,3 +132,19 @@ def test_adapter_and_support_import_neither_torch_nor_deepspeed() -> None:
     code = "import sys, gaff.trainers.bundled.adapter; print([m for m in ('torch', 'deepspeed') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_saving_needs_no_factor_because_every_segment_ends_in_a_save() -> None:
+    assert unsupported({**GOOD, "save": "/runs/x"}) == []
+
+
+@pytest.mark.parametrize(
+    ("sizes", "expected"),
+    [
+        ({"train_batch_size": 3}, "train_batch_size 3 is no multiple of train_micro_batch_size_per_gpu 2 × 1 data"),
+        ({"train_batch_size": 6, "gradient_accumulation_steps": 4}, "6 is not train_micro_batch_size_per_gpu 2 × grad"),
+    ],
+)
+def test_batch_sizes_that_do_not_fit_are_told_with_what_was_given(sizes: dict[str, int], expected: str) -> None:
+    [problem] = unsupported({**GOOD, **sizes})
+    assert expected in problem.what

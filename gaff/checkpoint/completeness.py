@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether the trainer finished writing a tag, and a mark that says so for good.
+
+GPT-NeoX writes ``configs/`` behind a barrier of all ranks, so in a tag that it finished no .pt file is newer, except
+those that surgery patched.  File times are lost when a run is copied.  Therefore whoever finds a tag complete leaves a
+mark in it: a digest of every file, which only a complete tag of these very files can match.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from gaff.checkpoint.operation import crc_digest, record_crcs
+from gaff.checkpoint.tag import TagFiles
+from gaff.checkpoint.transaction import FOLDER, begun_operation, fsync_tag, read_json, valid_records
+from gaff.errors import CheckpointError
+from gaff.files import make_directory_durably, write_json_durably
+
+_MARK = "complete.json"
+
+
+def why_unfinished(tag: Path, iteration: int) -> str | None:
+    """Why a tag is not a whole checkpoint of ``iteration``, in words that follow its name; None when it is."""
+    files = TagFiles(tag)
+    problems = files.problems()
+    if problems:
+        return problems[0].what
+    try:
+        if files.iteration != iteration:
+            return f"holds iteration {files.iteration}"
+        late = set(files.written_after_commit()) - operated_files(tag)
+        if late and not _is_marked(tag, files):
+            return f"was not committed: {min(late)} is newer than configs/"
+    except CheckpointError as error:
+        return error.problems[0].what
+    return None
+
+
+def operated_files(tag: Path) -> set[str]:
+    """Files that surgery patched after the trainer was done with them, or was about to."""
+    begun = begun_operation(tag)
+    if begun is not None:
+        return set(begun.crcs_before)
+    return {name for record in valid_records(tag) for name in record.outcome.crcs_after}
+
+
+def mark_complete(tag: Path) -> None:
+    """Make a tag that was found complete durable, and leave the mark.  Does nothing where the mark is right already."""
+    files = TagFiles(tag)
+    if _is_marked(tag, files):
+        return
+    make_directory_durably(tag / FOLDER)
+    fsync_tag(tag)
+    write_json_durably(tag / FOLDER / _MARK, {"files": _digests(files)})
+
+
+def _is_marked(tag: Path, files: TagFiles) -> bool:
+    marked = (read_json(tag / FOLDER / _MARK) or {}).get("files")
+    if not isinstance(marked, dict) or set(marked) != set(files.names):
+        return False
+    operated = operated_files(tag)
+    return all(marked[name] == digest for name, digest in _digests(files).items() if name not in operated)
+
+
+def _digests(files: TagFiles) -> dict[str, str]:
+    return {name: crc_digest(record_crcs(files.path / name)) for name in files.names}
