@@ -133,7 +133,7 @@ def fit(speed: Speed, seconds: float, most_resets: int) -> tuple[int, int]:
     resets = LEAST_RESETS
     while resets < most_resets and per_segment_with(resets + 1) >= _GOOD_PER_SEGMENT:
         resets += 1
-    per_segment = min(per_segment_with(resets), _MOST_PER_SEGMENT)
+    per_segment = min(per_segment_with(resets), _MOST_PER_SEGMENT) // 10 * 10
     if per_segment < _LEAST_PER_SEGMENT:
         least = (LEAST_RESETS + 1) * (speed.start_s + _LEAST_PER_SEGMENT * speed.iteration_s) - seconds
         what = (
