@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gaff.checkpoint.layout import MASTER, MODEL, MOMENTS, Copy, Layout, read_layout
+from gaff.checkpoint.layout import MASTER, MODEL, Copy, Layout, read_layout
 from gaff.checkpoint.operation import Operation, crc_digest, record_crcs
 from gaff.checkpoint.tag import TagFiles
 from gaff.checkpoint.transaction import Outcome, Record, altered_since_reset, begun_operation, valid_records
@@ -108,13 +108,3 @@ def changed_elsewhere(tag: Path, record: Record) -> list[Problem]:
         for name, digest in record.operation.untouched.items()
         if not (tag / name).is_file() or crc_digest(record_crcs(tag / name)) != digest
     ]
-
-
-def moments_are_zero(layout: Layout) -> bool:
-    """Whether both moments are zero everywhere under the embedding."""
-    reader = CopyReader(layout)
-    return not any(
-        reader.copy(copy, start, stop).any()
-        for copy in layout.of_kind(*MOMENTS)
-        for start, stop in pieces(copy.start, copy.stop)
-    )

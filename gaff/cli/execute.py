@@ -35,13 +35,13 @@ def held(root: Path) -> Iterator[None]:
         InputError: it cannot be used, or another process is at work in it.
     """
     from gaff.plan.directories import make_directory
-    from gaff.supervisor.lock import run_lock
+    from gaff.supervisor.lock import LOCK_NAME, run_lock
     from gaff.supervisor.ownership import REMEDY, ROLE
     from gaff.supervisor.run_directory import check_root
 
     check_root(root)
     make_directory(root.absolute(), ROLE, REMEDY)
-    with run_lock(root / "lock"):
+    with run_lock(root / LOCK_NAME):
         yield
 
 

@@ -88,7 +88,9 @@ class _Holds(Enum):
 
 
 def _holds(root: Path, origin: dict[str, Any]) -> _Holds:
-    if not root.is_dir() or all(path.name == "lock" or path.name.startswith(".") for path in root.iterdir()):
+    from gaff.supervisor.lock import LOCK_NAME
+
+    if not root.is_dir() or all(path.name == LOCK_NAME or path.name.startswith(".") for path in root.iterdir()):
         return _Holds.NOTHING
     try:
         found = json.loads((root / _ORIGIN).read_text(encoding="utf-8"))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import TextIO, cast
@@ -30,19 +31,19 @@ from gaff.trainers.faults import explain
 _SECONDS_BETWEEN_LINES = 2.0
 
 
-class LiveView:
+class LiveView(ABC):
     """Puts the supervisor's calls into words; what becomes of them, ``say`` and ``iteration``, is the subclass's."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.progress = Progress(clock)
 
+    @abstractmethod
     def say(self, text: str) -> None:
         """One line of news."""
-        raise NotImplementedError
 
+    @abstractmethod
     def iteration(self, event: IterationLogged) -> None:
         """A new iteration line; ``progress`` knows it already."""
-        raise NotImplementedError
 
     def run_started(self, plan_segments: Sequence[Segment], train_iters: int, resume_iteration: int) -> None:
         self.progress.run_started(plan_segments, train_iters, resume_iteration)

@@ -13,6 +13,8 @@ from pathlib import Path
 from gaff.errors import InputError, Location, Problem
 from gaff.files import exclusive_lock
 
+LOCK_NAME = "lock"  # in the run directory
+
 
 @contextmanager
 def run_lock(path: Path) -> Iterator[None]:

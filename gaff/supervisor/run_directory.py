@@ -83,10 +83,6 @@ class RunDirectory:
         return self.root / JOURNAL_NAME
 
     @property
-    def lock(self) -> Path:
-        return self.root / "lock"
-
-    @property
     def config(self) -> Path:
         return self.root / "config.yml"
 

@@ -18,7 +18,7 @@ from gaff.checkpoint.init_methods import Distribution
 from gaff.checkpoint.layout import MASTER, MODEL, MOMENTS, PARAMETER, Copy, read_layout
 from gaff.checkpoint.surgery import ResetRequest, reset
 from gaff.checkpoint.values import CHUNK_ELEMENTS, DrawnValues
-from gaff.checkpoint.verify import moments_are_zero, verify_tag
+from gaff.checkpoint.verify import verify_tag
 from gaff.plan.settings import InitSpec
 from tests.checkpoint import synthetic
 from tests.live import tensors
@@ -82,7 +82,6 @@ def test_every_element_of_every_copy_is_new(after: Path, precision: str, drawn: 
     assert torch.equal(model.reshape(-1), drawn.to(model.dtype))
     for moment in MOMENTS:
         assert not embedding_parts(found, precision, f"base_optimizer_state/state/0/{moment}").any()
-    assert moments_are_zero(read_layout(after))
 
 
 def test_every_stretch_of_the_new_matrix_is_drawn_anew(drawn: Any) -> None:
