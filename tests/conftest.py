@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,6 @@ import pytest
 
 CHECKPOINTS = Path(__file__).parent / "fixtures" / "neox-checkpoints"
 ALL_NAMES = sorted(p.name.removesuffix(".tar.xz") for p in CHECKPOINTS.glob("*.tar.xz"))
-ZERO1_NAMES = [name for name in ALL_NAMES if name.startswith("zero1-")]
 
 
 @pytest.fixture(scope="session")
@@ -49,3 +49,20 @@ def oracle() -> Callable[[str], dict[str, Any]]:
         return whole["tags"]["global_step5"]
 
     return read
+
+
+@pytest.fixture
+def tiny_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 2 MiB, where root may mount one."""
+    place = tmp_path / "tiny"
+    place.mkdir()
+    mount = shutil.which("mount")
+    done = mount and subprocess.run(
+        [mount, "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(place)], capture_output=True, text=True
+    )
+    if not done or done.returncode:
+        pytest.skip(f"cannot mount a tmpfs: {done.stderr.strip() if done else 'there is no mount'}")
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", str(place)], check=True)

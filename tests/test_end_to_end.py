@@ -13,11 +13,13 @@ import psutil
 import pytest
 
 from gaff.checkpoint.init_methods import Distribution
-from gaff.checkpoint.layout import MASTER, read_layout
+from gaff.checkpoint.layout.parameter import INPUT_EMBEDDING
+from gaff.checkpoint.layout.read import read_layout
+from gaff.checkpoint.sources import DrawnValues
 from gaff.checkpoint.transaction import records
-from gaff.checkpoint.values import CopyReader, DrawnValues
 from gaff.checkpoint.verify import verify_tag
 from gaff.supervisor.progress import tags
+from tests.checkpoint.tags import values
 from tests.live import different, finish, gaff, journal, log_text, write_config
 
 pytest.importorskip("deepspeed")
@@ -91,8 +93,9 @@ def test_400_iterations_reset_after_exactly_100_200_and_300(tmp_path: Path, data
         assert (layout.topology.data, layout.zero_stage) == (2, 1)
         assert verify_tag(tag) == []
         small_init = Distribution("normal", (2 / (5 * 32)) ** 0.5)
-        expected = DrawnValues(small_init, 1234, number, "word_embeddings.weight", 32).values(0, layout.numel)
-        assert (CopyReader(layout).values(MASTER, 0, layout.numel) == expected).all()
+        expected = DrawnValues(small_init, 1234, number, INPUT_EMBEDDING, 32)
+        found = values(tag)
+        assert (found.reshape(-1) == expected.values(0, found.size)).all()
     assert records(save / "global_step400") == []
     # the log
     logged = [int(i) for i in re.findall(r"\| iteration +(\d+)/ +400 \|", log_text(root))]

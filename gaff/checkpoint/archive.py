@@ -1,59 +1,44 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One torch ``.pt`` file, without torch: its records, its tensors by reference, and patches that keep its CRCs right.
+"""One torch ``.pt`` file, without torch: its records, its tensors by reference, and where its CRCs stand.
 
 A ``.pt`` file is an uncompressed zip: ``<prefix>/data.pkl`` and one record ``<prefix>/data/<key>`` per storage
 (written by torch's ``PyTorchStreamWriter``).  Each record's CRC-32 stands in the central directory and, as torch
-streams it out, in the data descriptor behind the record (APPNOTE 4.3.9); a patch keeps both right, because Python's
-``zipfile`` checks what ``torch.load`` does not.
+streams it out, in the data descriptor behind the record (APPNOTE 4.3.9); a patch must keep both right, because
+Python's ``zipfile`` checks what ``torch.load`` does not.
 """
 
 from __future__ import annotations
 
-import pickle
-import struct
-import zipfile
-import zlib
+import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
-from gaff.checkpoint.unpickle import ITEM_SIZE, ForbiddenGlobalError, TensorRef, unpickle
+from gaff.checkpoint.crc import crc32
+from gaff.checkpoint.pickle_document import PickleDocument
+from gaff.checkpoint.pickle_parser import DamagedPickleError, ForbiddenGlobalError
+from gaff.checkpoint.unpickle import ITEM_SIZE, TensorRef, unpickle
+from gaff.checkpoint.zip_directory import DamagedZipError, Record, opened, read_records
 from gaff.errors import CheckpointError, Location, Problem
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+__all__ = ["Archive", "Record", "numpy_dtype"]
+
 CHUNK_BYTES = 8 << 20  # what is held in memory at a time
-
-# What a damaged or hostile pickle makes the unpickler raise; none of it is our mistake.
-_DAMAGE = (pickle.UnpicklingError, EOFError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError,
-           MemoryError, RecursionError)  # fmt: skip
-_LOCAL_HEADER = struct.Struct("<4sHHHHHIIIHH")
-_CENTRAL_ENTRY = struct.Struct("<4sHHHHHHIIIHHHHHII")
-_HAS_DESCRIPTOR = 0x08
-
-
-@dataclass(frozen=True)
-class Record:
-    """One member of the zip.
-
-    ``crc`` is the one of the central directory, ``local_crc`` the one that stands with the record; they differ only
-    where a patch was cut short.  ``crc_fields`` are the file offsets of both, each four bytes, little-endian.
-    """
-
-    name: str
-    data_offset: int
-    size: int
-    crc: int
-    local_crc: int
-    crc_fields: tuple[int, int]
+MAX_PICKLE_BYTES = 64 << 20  # GPT-NeoX's are a few kilobytes to a few megabytes
 
 
 class Archive:
     """A ``.pt`` file, opened for reading.
+
+    Attributes:
+        path: the file.
+        prefix: the directory in the zip in which all records stand.
+        records: by their names without it, in the order of the central directory.
 
     Raises:
         CheckpointError: the file is truncated, damaged, compressed, big-endian, or not written by torch.
@@ -61,46 +46,86 @@ class Archive:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.records = self._read_records()
-        if self.records.get("data.pkl") is None:
+        self.prefix, self.records = self._read_records()
+        pickled = self.records.get("data.pkl")
+        if pickled is None:
             raise self._error("not-a-checkpoint", "is a zip file without data.pkl, so not one that torch wrote")
+        if pickled.size > MAX_PICKLE_BYTES:
+            what = f"has a data.pkl of {pickled.size} bytes, more than a checkpoint can need"
+            raise self._error("damaged-pickle", what)
         order = self.records.get("byteorder")
-        if order is not None and self.read(order, 0, order.size) != b"little":
+        if order is not None and self.read(order, 0, min(order.size, 16)) != b"little":
             raise self._error("big-endian", "was written on a big-endian machine")
 
     def _error(self, problem_id: str, what: str, remedy: str = "use another checkpoint") -> CheckpointError:
         return CheckpointError(Problem(problem_id, what, remedy, Location(str(self.path))))
 
-    def _read_records(self) -> dict[str, Record]:
+    def _unreadable(self, error: OSError | ValueError) -> CheckpointError:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        return self._error("unreadable-file", f"cannot be read ({reason})", "check the path")
+
+    def _read_records(self) -> tuple[str, dict[str, Record]]:
         try:
-            with zipfile.ZipFile(self.path) as archive, open(self.path, "rb") as file:
-                return {r.name: r for r in _records(archive, file)}
-        except (zipfile.BadZipFile, struct.error, NotImplementedError, ValueError) as error:
+            with opened(self.path) as descriptor:
+                return read_records(descriptor)
+        except DamagedZipError as error:
             raise self._error("truncated-file", f"is damaged or was cut off while being written ({error})") from None
-        except OSError as error:
-            raise self._error("unreadable-file", f"cannot be read ({error.strerror})", "check the path") from None
+        except (OSError, ValueError) as error:  # ValueError: a path with a NUL
+            raise self._unreadable(error) from None
 
     @cached_property
     def root(self) -> Any:
-        """The pickled object, with :class:`TensorRef` in place of tensors."""
-        record = self.records["data.pkl"]
+        """The pickled object, with :class:`TensorRef` in place of tensors.
+
+        Raises:
+            CheckpointError: it is damaged, names what no GPT-NeoX checkpoint needs, or is unreasonably large.
+        """
         try:
-            return unpickle(self.read(record, 0, record.size))
-        except ForbiddenGlobalError as error:
-            raise self._error(
-                "forbidden-global", f"names {error}, which no GPT-NeoX checkpoint needs; it was not loaded"
-            ) from None
-        except _DAMAGE as error:
-            raise self._error("damaged-pickle", f"has a damaged data.pkl ({error})") from None
+            return unpickle(self._pickle())
+        except (ForbiddenGlobalError, DamagedPickleError) as error:
+            raise self._refused(error) from None
+
+    def document(self) -> PickleDocument:
+        """The pickle, to be edited.
+
+        Raises:
+            CheckpointError: as :attr:`root`.
+        """
+        try:
+            return PickleDocument(self._pickle())
+        except (ForbiddenGlobalError, DamagedPickleError) as error:
+            raise self._refused(error) from None
+
+    def _pickle(self) -> bytes:
+        record = self.records["data.pkl"]
+        return self.read(record, 0, record.size)
+
+    def _refused(self, error: ForbiddenGlobalError | DamagedPickleError) -> CheckpointError:
+        if isinstance(error, DamagedPickleError):
+            return self._error("damaged-pickle", f"has a damaged data.pkl ({error})")
+        what = f"names {ascii(str(error))[1:-1][:200]}, which no GPT-NeoX checkpoint needs; it was not loaded"
+        return self._error("forbidden-global", what)
 
     def read(self, record: Record, start: int, stop: int) -> bytes:
-        """Bytes ``start`` to ``stop`` of a record."""
-        with open(self.path, "rb") as file:
-            file.seek(record.data_offset + start)
-            data = file.read(stop - start)
-        if len(data) != stop - start:
-            raise self._error("truncated-file", f"ends inside record {record.name}")
-        return data
+        """Bytes ``start`` to ``stop`` of a record.
+
+        Raises:
+            CheckpointError: the record is shorter, the file has become so, or it cannot be read any more.
+        """
+        if not 0 <= start <= stop <= record.size:
+            raise self._error("truncated-file", f"has no bytes {start} to {stop} in record {record.name}")
+        pieces = []
+        try:
+            with opened(self.path) as descriptor:
+                while start < stop:  # one system call gives at most 2 GiB
+                    piece = os.pread(descriptor, stop - start, record.data_offset + start)
+                    if not piece:
+                        raise self._error("truncated-file", f"ends inside record {record.name}")
+                    pieces.append(piece)
+                    start += len(piece)
+        except OSError as error:
+            raise self._unreadable(error) from None
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def chunks(self, record: Record, start: int, stop: int) -> Iterator[bytes]:
         """The same, in pieces of bounded size."""
@@ -111,7 +136,7 @@ class Archive:
         """CRC-32 of bytes ``start`` to ``stop`` of a record as they are now."""
         crc = 0
         for chunk in self.chunks(record, start, stop):
-            crc = zlib.crc32(chunk, crc)
+            crc = crc32(chunk, crc)
         return crc
 
     def damaged_records(self) -> list[str]:
@@ -148,36 +173,3 @@ def numpy_dtype(name: str) -> np.dtype[np.generic]:
     else:
         dtype = np.dtype(name).newbyteorder("<")
     return dtype
-
-
-def _records(archive: zipfile.ZipFile, file: BinaryIO) -> Iterator[Record]:
-    position: int = archive.start_dir
-    for info in archive.infolist():
-        file.seek(position)
-        entry = _CENTRAL_ENTRY.unpack(file.read(_CENTRAL_ENTRY.size))
-        central_crc = position + 16
-        position += _CENTRAL_ENTRY.size + entry[10] + entry[11] + entry[12]
-        file.seek(info.header_offset)
-        header = _LOCAL_HEADER.unpack(file.read(_LOCAL_HEADER.size))
-        if entry[0] != b"PK\x01\x02" or header[0] != b"PK\x03\x04" or info.compress_type != zipfile.ZIP_STORED:
-            raise zipfile.BadZipFile(f"{info.filename} is not a plain stored record")
-        data_offset = info.header_offset + _LOCAL_HEADER.size + header[9] + header[10]
-        local_crc = _local_crc_offset(file, info, header[2], data_offset)
-        file.seek(local_crc)
-        yield Record(
-            name=info.filename.partition("/")[2],
-            data_offset=data_offset,
-            size=info.file_size,
-            crc=info.CRC,
-            local_crc=int.from_bytes(file.read(4), "little"),
-            crc_fields=(central_crc, local_crc),
-        )
-
-
-def _local_crc_offset(file: BinaryIO, info: zipfile.ZipInfo, flags: int, data_offset: int) -> int:
-    """Where the CRC stands beside the record itself: in its data descriptor, or in its local header."""
-    if not flags & _HAS_DESCRIPTOR:
-        return info.header_offset + 14
-    end = data_offset + info.file_size
-    file.seek(end)
-    return end + (4 if file.read(4) == b"PK\x07\x08" else 0)  # the signature is optional (APPNOTE 4.3.9.3)

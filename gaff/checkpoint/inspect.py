@@ -5,31 +5,40 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from math import prod
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from gaff.checkpoint.layout import read_layout
-from gaff.checkpoint.surgery import embedding_statistics
-from gaff.checkpoint.tag import TagFiles, understood
-from gaff.checkpoint.transaction import begun_operation, valid_records
+from gaff.checkpoint.layout.layout import Layout
+from gaff.checkpoint.layout.parameter import INPUT_EMBEDDING
+from gaff.checkpoint.layout.read import read_layout
+from gaff.checkpoint.survey import survey
+from gaff.checkpoint.transaction import Record, begun_operation, valid_records
 
-SCHEMA = "gaff.inspection/1"
+SCHEMA = "gaff.inspection/2"
 
-# Parameters that every tensor rank keeps whole (megatron/model/transformer.py, norms.py); all others are split.
-_REPLICATED = ("layernorm.weight", "layernorm.bias", "norm.weight", "norm.bias", "norm.scale", "attention.dense.bias",
-               "mlp.linear2.bias", "mlp.dense_4h_to_h.bias", "position_embeddings.weight")  # fmt: skip
+# What an optimizer keeps tells which it is (torch.optim, deepspeed.ops).
+_OPTIMIZERS = {
+    ("exp_avg", "exp_avg_sq"): "Adam",
+    ("exp_avg",): "Lion",
+    ("momentum_buffer",): "SGD with momentum",
+}
 
 
-def inspect_tag(tag: Path) -> dict[str, Any]:
+def inspect_tag(tag: Path, *patterns: str) -> dict[str, Any]:
     """Everything about one tag, ready for JSON.
+
+    Args:
+        patterns: the parameters to look into, as :meth:`Layout.named` takes them; the input embedding when none.
 
     Raises:
         CheckpointError: incomplete, damaged or of a layout that is not handled.
+        InputError: there is no such parameter.
     """
     layout = read_layout(tag)
-    with understood(tag):
-        total = count_parameters(TagFiles(tag))
+    names = layout.named(*(patterns or ("input_embedding",)))
+    statistics = survey(layout, names, states=False).statistics
+    total = sum(parameter.numel for parameter in layout.parameters.values())
     return {
         "schema": SCHEMA,
         "checkpoint": str(tag),
@@ -37,70 +46,99 @@ def inspect_tag(tag: Path) -> dict[str, Any]:
         "topology": vars(layout.topology),
         "zero_stage": layout.zero_stage,
         "precision": layout.model_dtype,
-        "optimizer": layout.wrapper,
+        "optimizer": _optimizer(layout),
+        "wrapper": layout.wrapper,
         "deepspeed": layout.deepspeed_version,
+        "tied": layout.tied,
         "parameters": total,
         "bytes": sum(p.stat().st_size for p in tag.glob("*.pt")),
-        "input_embedding": {
-            "rows": layout.shape[0],
-            "hidden": layout.shape[1],
-            "tied": layout.tied,
-            "parameters": layout.numel,
-            "share": layout.numel / total,
-            **embedding_statistics(layout),
-            "copies": [vars(copy) for copy in layout.copies],
-        },
-        "half_done_reset": begun_operation(tag) is not None,
-        "resets": [
-            {"reset": r.operation.reset, "seed": r.operation.seed, "init": r.operation.init, "at": r.operation.began}
-            for r in valid_records(tag)
+        "looked_into": [
+            {
+                "name": name,
+                "shape": list(layout.parameters[name].shape),
+                "split": layout.parameters[name].split,
+                "parameters": layout.parameters[name].numel,
+                "share": layout.parameters[name].numel / total,
+                **asdict(statistics[name]),
+                "copies": [{**vars(copy), "length": copy.length} for copy in layout.copies[name]],
+            }
+            for name in names
         ],
+        "shared_scalars": [asdict(scalar) for scalar in layout.scalars],
+        "half_done": begun_operation(tag) is not None,
+        "operations": [_done(record) for record in valid_records(tag)],
     }
 
 
-def count_parameters(files: TagFiles) -> int:
-    """Parameters of the whole model, from the shapes that every stage's first tensor rank saved.
+def _optimizer(layout: Layout) -> str:
+    states = layout.states(INPUT_EMBEDDING)
+    return _OPTIMIZERS.get(tuple(sorted(states)), ", ".join(states)) or "no state (step 0, or SGD without momentum)"
 
-    A tied embedding, which two stages keep, counts once.
-    """
-    tensor, pipeline = files.topology.tensor, files.topology.pipeline
-    counted: dict[str, int] = {}
-    for stage in range(pipeline):
-        header = files.archive(f"mp_rank_{stage * tensor:02d}_model_states.pt").root
-        for group in header["param_shapes"]:
-            for name, shape in group.items():
-                counted[name] = prod(shape) * (1 if name.endswith(_REPLICATED) else tensor)
-    return sum(counted.values())
+
+def _done(record: Record) -> dict[str, Any]:
+    operation = record.operation
+    return {"kind": operation.kind, "at": operation.began, **operation.about}
 
 
 def render_inspection(found: Mapping[str, Any]) -> str:
     """The same as a page of text."""
-    embedding, topology = found["input_embedding"], found["topology"]
+    topology = found["topology"]
     lines = [
         f"{found['checkpoint']}",
         f"  iteration        {found['iteration']}",
         f"  layout           TP {topology['tensor']}, PP {topology['pipeline']}, DP {topology['data']}, "
-        f"ZeRO stage {found['zero_stage']} ({found['optimizer']}, DeepSpeed {found['deepspeed']})",
+        f"ZeRO stage {found['zero_stage']} ({_wrapper(found)}DeepSpeed {found['deepspeed']})",
         f"  precision        {found['precision']}",
-        f"  parameters       {found['parameters']:,} in {found['bytes']:,} bytes",
-        f"  input embedding  {embedding['rows']:,} x {embedding['hidden']:,} = {embedding['parameters']:,} "
-        f"({embedding['share']:.1%} of the model), {'tied' if embedding['tied'] else 'untied'}",
-        f"                   norm {embedding['norm']:.6g}, mean {embedding['mean']:.4g}, std {embedding['std']:.6g}",
+        f"  optimizer        {found['optimizer']}",
+        f"  parameters       {found['parameters']:,} in {found['bytes']:,} bytes, "
+        f"embeddings {'tied' if found['tied'] else 'untied'}",
     ]
-    if found["half_done_reset"]:
-        lines.append("  half done        a reset was begun here and not finished")
-    lines += [f"  reset {r['reset']:<10} seed {r['seed']}, init {r['init']}, {r['at']}" for r in found["resets"]]
-    kinds = Counter(copy["kind"] for copy in embedding["copies"])
-    lines.append("  copies           " + ", ".join(f"{count} {kind}" for kind, count in kinds.items()))
-    lines += [
-        f"    {c['file']:<52} {c['record']:<9} bytes [{c['offset']}, {c['offset'] + c['length']})  "
-        f"{c['kind']:<10} {c['dtype']:<8} rows {_rows(c, embedding['hidden'])}"
-        for c in embedding["copies"]
-    ]
+    if found["half_done"]:
+        lines.append("  half done        an operation was begun here and not finished: `gaff surgery finish`")
+    lines += [f"  {_line_of(done)}" for done in found["operations"]]
+    scalars = Counter((s["name"], s["value"]) for s in found["shared_scalars"])
+    lines += [f"  shared scalar    {name} = {value:g} ({count} places)" for (name, value), count in scalars.items()]
+    for parameter in found["looked_into"]:
+        lines += _parameter_lines(parameter, topology["tensor"])
     return "\n".join(lines)
 
 
-def _rows(copy: Mapping[str, Any], hidden: int) -> str:
-    """Rows of a copy; a boundary in the middle of a row shows as a fraction."""
-    first, last = copy["start"] / hidden, (copy["start"] + copy["numel"]) / hidden
-    return f"[{first:g}, {last:g})"
+def _wrapper(found: Mapping[str, Any]) -> str:
+    return "" if found["wrapper"] == "none" else f"{found['wrapper']}, "
+
+
+def _line_of(done: Mapping[str, Any]) -> str:
+    if done["kind"] == "reset":
+        return f"reset {done['reset']:<10} seed {done['seed']}, init {done['init']}, {done['at']}"
+    return f"{done['kind']:<16} {done['at']}"
+
+
+def _parameter_lines(parameter: Mapping[str, Any], tensor: int) -> list[str]:
+    shape = " x ".join(f"{size:,}" for size in parameter["shape"])
+    kinds = Counter(copy["kind"] for copy in parameter["copies"])
+    return [
+        f"  {parameter['name']}",
+        f"    {shape} = {parameter['parameters']:,} ({parameter['share']:.1%} of the model), "
+        f"norm {parameter['norm']:.6g}, mean {parameter['mean']:.4g}, std {parameter['std']:.6g}",
+        "    copies: " + ", ".join(f"{count} {kind}" for kind, count in kinds.items()),
+        *(
+            f"    {c['file']:<52} {c['record']:<9} bytes [{c['offset']}, {c['offset'] + c['length']})  "
+            f"{c['kind']:<10} {c['dtype']:<8} rank {c['tensor_rank']}, {_place(parameter, c, tensor)}"
+            for c in parameter["copies"]
+        ),
+    ]
+
+
+def _place(parameter: Mapping[str, Any], copy: Mapping[str, Any], tensor: int) -> str:
+    """The rows of the whole parameter that a copy holds; a boundary in the middle of a row shows as a fraction."""
+    rows = parameter["shape"][0]
+    width = max(1, parameter["parameters"] // max(1, rows))
+    top, columns = 0, ""
+    if parameter["split"] == 0:
+        top = copy["tensor_rank"] * rows // tensor
+    elif parameter["split"] == 1:
+        width //= tensor
+        left = copy["tensor_rank"] * width
+        columns = f", columns [{left}, {left + width})"
+    first, last = top + copy["start"] / width, top + (copy["start"] + copy["numel"]) / width
+    return f"rows [{first:.12g}, {last:.12g}){columns}"

@@ -5,7 +5,9 @@ File names are DeepSpeed's (``runtime/engine.py``, ``runtime/pipe/module.py``, 0
 
 ==============================================  ====================================================
 ``layer_XX-model_TT-model_states.pt``           weights of layer XX, tensor rank TT (pipeline engine)
-``mp_rank_MM_model_states.pt``                  scheduler, RNG, arguments of model rank MM = stage x TP + TT
+``mp_rank_MM_model_states.pt``                  scheduler, RNG, arguments of model rank MM = stage x TP + TT; without
+                                                the pipeline engine its weights too; with ZeRO stage 0 the optimizer
+``zero_pp_rank_R_mp_rank_MM_model_states.pt``   the same with ZeRO stage 3, whose weights are in the shards
 ``[bf16_]zero_pp_rank_R_mp_rank_MM_optim_…``    optimizer shard of data rank R, model rank MM
 ``configs/``                                    the config files, written after a barrier of all ranks
 ==============================================  ====================================================
@@ -28,7 +30,8 @@ TAG_NAME = re.compile(r"global_step(\d+)")
 LAYER_FILE = re.compile(r"layer_(\d+)-model_(\d+)-model_states\.pt")
 MODEL_FILE = re.compile(r"mp_rank_(\d+)_model_states\.pt")
 OPTIMIZER_FILE = re.compile(r"(?:bf16_)?zero_pp_rank_(\d+)_mp_rank_(\d+)_optim_states\.pt")
-ZERO3_MODEL_FILE = re.compile(r"zero_pp_rank_(\d+)_mp_rank_(\d+)_model_states\.pt")
+ZERO3_MODEL_FILE = re.compile(r"(?:bf16_)?zero_pp_rank_(\d+)_mp_rank_(\d+)_model_states\.pt")
+_HEADS = (".final_linear.weight", ".rm_linear.weight")
 
 
 @contextmanager
@@ -117,7 +120,7 @@ class TagFiles:
         Raises:
             CheckpointError: there is none, or it is damaged or not GPT-NeoX's.
         """
-        name = next((n for n in self.names if MODEL_FILE.fullmatch(n)), None)
+        name = next((n for n in self.names if MODEL_FILE.fullmatch(n) or ZERO3_MODEL_FILE.fullmatch(n)), None)
         if name is None:
             raise self.error("incomplete-tag", "holds no mp_rank_*_model_states.pt", "use a complete tag")
         root = self.archive(name).root
@@ -144,45 +147,61 @@ class TagFiles:
 
     @cached_property
     def tied(self) -> bool:
-        """Whether input and output embedding are one parameter: told by the names in ``param_shapes``.
-
-        ZeRO stage 0 saves no ``param_shapes``; there a head's file tells.
-        """
-        shapes = self.header.get("param_shapes")
-        if shapes is None:
+        """Whether input and output embedding are one parameter: told by the absence of a head of its own."""
+        if self.topology.pipeline:
             head = int(self.header["args"]["num_layers"]) + 4
-            return not any(n.startswith(f"layer_{head:02d}-") for n in self.names)
-        return any(name.startswith("tied_modules.") for group in shapes for name in group)
+            return not any(n.startswith(f"layer_{head:02d}-") for n in self.names) and self._names_tied()
+        return not any(name.endswith(_HEADS) for name in self.header["module"])
+
+    def _names_tied(self) -> bool:
+        """False where a head belongs to this model and only its file is missing.  ZeRO stage 0 names nothing."""
+        shapes = self.header.get("param_shapes")
+        return shapes is None or any(name.startswith("tied_modules.") for group in shapes for name in group)
+
+    @property
+    def trained_dtype(self) -> str:
+        """The dtype that the model computes in where no weights are stored (ZeRO stage 3: of its empty tensors)."""
+        first = next(iter(self.header["module"].values()))
+        return str(first.dtype)
+
+    def strangers(self) -> list[str]:
+        """Names of .pt files that no dense GPT-NeoX model has."""
+        known = (LAYER_FILE, MODEL_FILE, OPTIMIZER_FILE, ZERO3_MODEL_FILE)
+        return [name for name in self.names if not any(pattern.fullmatch(name) for pattern in known)]
 
     def error(self, problem_id: str, what: str, remedy: str) -> CheckpointError:
         return CheckpointError(Problem(problem_id, what, remedy, Location(str(self.path))))
 
     def missing(self) -> list[str]:
-        """Names of the files that a complete pipeline tag of this topology has and this one lacks."""
-        topology, header = self.topology, self.header
-        layers = int(header["args"]["num_layers"])
+        """Names of the files that a complete tag of this topology has and this one lacks."""
+        topology = self.topology
+        model_ranks = range(topology.tensor * max(1, topology.pipeline))
+        data_ranks = range(topology.data)
+        expected = [*self._layer_files()]
+        if self.has(ZERO3_MODEL_FILE):
+            expected += [f"zero_pp_rank_{r}_mp_rank_{m:02d}_model_states.pt" for r in data_ranks for m in model_ranks]
+        else:
+            expected += [f"mp_rank_{m:02d}_model_states.pt" for m in model_ranks]
+        if self.sharded_optimizer:
+            prefix = "bf16_" if any(n.startswith("bf16_") for n in self.names) else ""
+            shard = prefix + "zero_pp_rank_{}_mp_rank_{:02d}_optim_states.pt"
+            expected += [shard.format(r, m) for r in data_ranks for m in model_ranks]
+        return [name for name in expected if name not in self.names]
+
+    def _layer_files(self) -> list[str]:
+        if not self.topology.pipeline:
+            return []
+        layers = int(self.header["args"]["num_layers"])
         numbers = [0, *range(2, layers + 2), layers + 3]
         if not self.tied:
             numbers.append(layers + 4)
-        model_ranks = range(topology.tensor * topology.pipeline)
-        prefix = "bf16_" if any(n.startswith("bf16_") for n in self.names) else ""
-        expected = [
-            *(f"layer_{n:02d}-model_{t:02d}-model_states.pt" for n in numbers for t in range(topology.tensor)),
-            *(f"mp_rank_{m:02d}_model_states.pt" for m in model_ranks),
-            *(
-                f"{prefix}zero_pp_rank_{r}_mp_rank_{m:02d}_optim_states.pt"
-                for r in range(topology.data)
-                for m in model_ranks
-                if self.sharded_optimizer
-            ),
-        ]
-        return [name for name in expected if name not in self.names]
+        return [f"layer_{n:02d}-model_{t:02d}-model_states.pt" for n in numbers for t in range(self.topology.tensor)]
 
     def problems(self) -> list[Problem]:
         """Why this tag is not whole: files missing, cut off or damaged, no ``configs/``.  Empty when it is."""
         try:
             with understood(self.path):
-                missing = self.missing() if self.has(LAYER_FILE) else []
+                missing = self.missing()
         except CheckpointError as error:
             return list(error.problems)
         found = []

@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from gaff.errors import InputError, Location, Problem
-from gaff.files import fsync_directory
+from gaff.errors import CheckpointError, InputError, Location, Problem
+from gaff.files import clone_or_copy, fsync_directory
 
 
 def refuse_output(tag: Path, output: Path) -> None:
@@ -25,11 +27,16 @@ def refuse_output(tag: Path, output: Path) -> None:
         raise InputError(Problem("output-exists", "is already there", "choose another --output", Location(str(target))))
 
 
-def copy_tag(tag: Path, output: Path) -> Path:
-    """A second tag in ``output`` that shares its files by hard link where it can; surgery replaces what it touches.
+@contextmanager
+def copied_tag(tag: Path, output: Path) -> Iterator[Path]:
+    """A second tag that shares its files by hard link where it can, and takes its place in ``output`` at the end.
+
+    Until then it has another name, so a tag that is there under its own has been operated on, also after a kill.
+    What is left of an earlier copy that was cut short is removed.
 
     Raises:
         InputError: see :func:`refuse_output`.
+        CheckpointError: it cannot be written there; nothing is left of it then.
     """
     refuse_output(tag, output)
     target = output / tag.name
@@ -37,18 +44,36 @@ def copy_tag(tag: Path, output: Path) -> Path:
     shutil.rmtree(staging, ignore_errors=True)
     output.mkdir(parents=True, exist_ok=True)
     try:
-        shutil.copytree(tag, staging, copy_function=_link_or_copy)
+        _copy(tag, staging, output)
+        yield staging
         os.replace(staging, target)
-    except OSError:
+    except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
         raise
     fsync_directory(output)
-    return target
+
+
+def copy_tag(tag: Path, output: Path) -> Path:
+    """A second tag in ``output`` as it is.  Raises what :func:`copied_tag` does."""
+    with copied_tag(tag, output):
+        pass
+    return output / tag.name
+
+
+def _copy(tag: Path, staging: Path, output: Path) -> None:
+    try:
+        shutil.copytree(tag, staging, copy_function=_link_or_copy)
+    except OSError as error:
+        # shutil gathers what went wrong as (source, target, why) and raises it as one error
+        listed = error.args[0] if isinstance(error, shutil.Error) else [("", "", error)]
+        what = f"cannot hold a copy of the checkpoint ({listed[0][2]})"
+        remedy = "free some space, or choose another --output"
+        raise CheckpointError(Problem("output-unwritable", what, remedy, Location(str(output)))) from None
 
 
 def _link_or_copy(source: str, target: str) -> str:
     try:
         os.link(os.path.realpath(source), target)  # a link to the file, not to a symbolic link that leads to it
     except OSError:  # another file system, or one without hard links
-        shutil.copy2(source, target)
+        clone_or_copy(Path(source), Path(target))
     return target

@@ -4,6 +4,7 @@
 Inside the tag, in ``gaff/``:
 
 * ``intent.json`` is there, durably, before the first byte of a .pt file changes, and until the operation is recorded;
+* ``new-values.safetensors`` and ``staged/`` hold what an operation was given and cannot work out again;
 * ``0001-reset.json`` and so on are the records of what was done, oldest first.
 
 New bytes are a pure function of the intent, and so are the new CRCs, therefore an operation that was cut short is
@@ -16,36 +17,22 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import zlib
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from gaff import __version__
-from gaff.checkpoint.archive import Archive, numpy_dtype
-from gaff.checkpoint.crc import patched_crc
-from gaff.checkpoint.operation import Edit, Operation, RecordCrcs, crc_digest, record_crcs
+from gaff.checkpoint.operation import Operation, RecordCrcs, crc_digest, record_crcs
+from gaff.checkpoint.patching import Outcome, patch_files
+from gaff.checkpoint.sources import GoneValues
 from gaff.checkpoint.tag import TagFiles
-from gaff.checkpoint.values import StoredValues, ValueSource, pieces
 from gaff.errors import CheckpointError, Location, Problem
 from gaff.files import fsync_directory, fsync_file, make_directory_durably, remove_durably, write_json_durably
 
 FOLDER = "gaff"
 INTENT = "intent.json"
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What an operation left on disk.
-
-    Attributes:
-        crcs_after: for each touched file, the CRC of each of its records.
-        written: the CRC-32 of what each edit wrote, in the order of the operation's edits.
-    """
-
-    crcs_after: dict[str, RecordCrcs]
-    written: tuple[int, ...]
+NEW_VALUES = "new-values.safetensors"  # given values, while an operation is under way
+STAGED = "staged"  # new files that will take the place of old ones
 
 
 @dataclass(frozen=True)
@@ -67,7 +54,7 @@ def begun_operation(tag: Path) -> Operation | None:
 def records(tag: Path) -> list[Record]:
     """All records in the tag, oldest first, whether or not they still hold."""
     found = []
-    for path in sorted((tag / FOLDER).glob("[0-9][0-9][0-9][0-9]-reset.json")):
+    for path in sorted((tag / FOLDER).glob("[0-9][0-9][0-9][0-9]-*.json")):
         fields = read_json(path)
         if fields is not None:
             operation = _operation(fields, path)
@@ -107,7 +94,7 @@ def valid_records(tag: Path) -> list[Record]:
     return valid
 
 
-def altered_since_reset(tag: Path) -> list[tuple[str, str]]:
+def altered_since(tag: Path) -> list[tuple[str, str]]:
     """Records (file, name) that somebody changed after the newest operation, leaving some of its edits as they were.
 
     Empty also when none of its edits is as it was: then the trainer wrote the tag anew.
@@ -123,7 +110,7 @@ def altered_since_reset(tag: Path) -> list[tuple[str, str]]:
         for part, crc in after.items()
         if now.get(name, {}).get(part) != crc
     ]
-    edited = {(edit.copy.file, edit.copy.record) for edit in newest.operation.edits}
+    edited = _edited_records(newest.operation)
     return altered if edited - set(altered) else []
 
 
@@ -133,6 +120,12 @@ def _leaves(record: Record, crcs: dict[str, RecordCrcs], digests: dict[str, str]
         crcs.get(name) == after or (name not in crcs and digests.get(name) == crc_digest(after))
         for name, after in record.outcome.crcs_after.items()
     )
+
+
+def _edited_records(operation: Operation) -> set[tuple[str, str]]:
+    edits = {(edit.copy.file, edit.copy.record) for edit in operation.edits}
+    patches = {(patch.file, patch.record) for patch in operation.patches}
+    return edits | patches | {(name, part) for name, crcs in operation.replaced.items() for part in crcs}
 
 
 def begin(tag: Path, operation: Operation) -> None:
@@ -152,31 +145,46 @@ def fsync_tag(tag: Path) -> None:
 
 
 def apply(tag: Path, operation: Operation) -> Outcome:
-    """Make every edit durable (again, perhaps)."""
-    by_file: dict[str, list[Edit]] = {}
-    for edit in operation.edits:
-        by_file.setdefault(edit.copy.file, []).append(edit)
-    crcs_after: dict[str, RecordCrcs] = {}
-    written: dict[Edit, int] = {}
-    for name, edits in by_file.items():
-        crcs_after[name] = patch_file(tag / name, edits, operation, written)
-    return Outcome(crcs_after, tuple(written[edit] for edit in operation.edits))
+    """Make every change durable (again, perhaps).
+
+    Raises:
+        CheckpointError: a staged file is gone that is not in its place either.
+    """
+    outcome = patch_files(tag, operation)
+    for name, crcs in operation.replaced.items():
+        staged = tag / FOLDER / STAGED / name
+        if staged.exists():
+            os.replace(staged, tag / name)
+        elif record_crcs(tag / name) != crcs:
+            what = f"the new {name} of the {operation.kind} that was begun here is gone"
+            raise CheckpointError(Problem("stale-intent", what, "use an earlier tag", Location(str(tag))))
+    if operation.replaced:
+        fsync_directory(tag)
+    crcs_after = {**outcome.crcs_after, **{name: dict(crcs) for name, crcs in operation.replaced.items()}}
+    return Outcome(crcs_after, outcome.written)
 
 
 def commit(tag: Path, operation: Operation, outcome: Outcome) -> Record:
     """Replace the intent by a record."""
     number = 1 + max((int(r.path.name[:4]) for r in records(tag)), default=0)
-    path = tag / FOLDER / f"{number:04d}-reset.json"
+    path = tag / FOLDER / f"{number:04d}-{operation.kind}.json"
     write_json_durably(path, {**operation.to_json(), **asdict(outcome), "gaff": __version__})
     withdraw(tag, operation)
     return Record(operation, outcome, path)
 
 
 def withdraw(tag: Path, operation: Operation) -> None:
-    """Remove the intent of an operation that is recorded, and the values that it was given."""
+    """Remove the intent of an operation that is recorded, and what it was given."""
     remove_durably(tag / FOLDER / INTENT)
-    if isinstance(operation.source, StoredValues):
-        remove_durably(operation.source.path)
+    remove_leftovers(tag)
+
+
+def remove_leftovers(tag: Path) -> None:
+    """Remove what an operation prepared that was never begun, or is done.  Nothing but GAFF's own files."""
+    (tag / FOLDER / NEW_VALUES).unlink(missing_ok=True)
+    shutil.rmtree(tag / FOLDER / STAGED, ignore_errors=True)
+    for path in (*tag.glob(".*.gaff-tmp"), *(tag / FOLDER).glob(".*.gaff-tmp")):
+        path.unlink(missing_ok=True)
 
 
 def refuse_other_state(tag: Path, operation: Operation) -> None:
@@ -185,78 +193,27 @@ def refuse_other_state(tag: Path, operation: Operation) -> None:
     Raises:
         CheckpointError: the tag was written again since, or the values that the operation was given are gone.
     """
-    edited = {(edit.copy.file, edit.copy.record) for edit in operation.edits}
+    edited = _edited_records(operation)
     same = TagFiles(tag).iteration == operation.iteration and all(
         (tag / name).is_file() and crc_digest(record_crcs(tag / name)) == digest
         for name, digest in operation.untouched.items()
     )
     for name, before in operation.crcs_before.items():
         now = record_crcs(tag / name) if (tag / name).is_file() else {}
-        same = same and now.keys() == before.keys()
-        same = same and all(now[part] == crc for part, crc in before.items() if (name, part) not in edited)
+        if name in operation.replaced:
+            same = same and now in (before, operation.replaced[name])
+        else:
+            same = same and now.keys() == before.keys()
+            same = same and all(now[part] == crc for part, crc in before.items() if (name, part) not in edited)
     if not same:
-        what = "the reset that was begun here belongs to an earlier state of this checkpoint"
+        what = f"the {operation.kind} that was begun here belongs to an earlier state of this checkpoint"
         remedy = f"remove {FOLDER}/{INTENT} if the checkpoint was written again since"
         raise CheckpointError(Problem("stale-intent", what, remedy, Location(str(tag))))
-    if isinstance(operation.source, StoredValues) and not operation.source.path.is_file():
-        what = "the new values of the reset that was begun here are gone"
-        raise CheckpointError(Problem("stale-intent", what, "use an earlier tag", Location(str(operation.source.path))))
-
-
-def patch_file(path: Path, edits: list[Edit], operation: Operation, written: dict[Edit, int]) -> RecordCrcs:
-    """Make the edits of one .pt file durable, with its CRCs.
-
-    Args:
-        written: gets the CRC-32 of what each edit wrote.
-
-    Returns:
-        The new CRC of every record of the file.
-    """
-    shared = path.is_symlink() or path.stat().st_nlink > 1
-    target = path.with_name(f".{path.name}.gaff-tmp") if shared else path
-    if shared:
-        shutil.copy2(path, target)
-    archive = Archive(target)
-    crcs = dict(operation.crcs_before[path.name])
-    with open(target, "r+b") as file:
-        for edit in edits:
-            record = archive.records[edit.copy.record]
-            written[edit] = _write(file, record.data_offset, edit, operation.source)
-            bytes_after = record.size - edit.copy.offset - edit.copy.length
-            crcs[record.name] = patched_crc(crcs[record.name], edit.crc_before, written[edit], bytes_after)
-        for name in {edit.copy.record for edit in edits}:
-            for field in archive.records[name].crc_fields:
-                file.seek(field)
-                file.write(crcs[name].to_bytes(4, "little"))
-        file.flush()
-        os.fsync(file.fileno())
-    if shared:
-        os.replace(target, path)
-        fsync_directory(path.parent)
-    return crcs
-
-
-def _write(file: BinaryIO, record_start: int, edit: Edit, source: ValueSource) -> int:
-    """Write one edit's bytes; returns their CRC-32."""
-    file.seek(record_start + edit.copy.offset)
-    crc = 0
-    for chunk in new_bytes(edit, source):
-        crc = zlib.crc32(chunk, crc)
-        file.write(chunk)
-    return crc
-
-
-def new_bytes(edit: Edit, source: ValueSource) -> Iterator[bytes]:
-    """What an edit writes, in pieces of bounded size: zeros, or the source's values rounded to the copy's dtype.
-
-    float32 to float16 and bfloat16 round to nearest even, as torch and the hardware do.
-    """
-    dtype = numpy_dtype(edit.copy.dtype)
-    for start, stop in pieces(edit.copy.start, edit.copy.stop):
-        if edit.content == "zeros":
-            yield bytes((stop - start) * dtype.itemsize)
-        else:
-            yield source.values(start, stop).astype(dtype).tobytes()
+    if any(isinstance(source, GoneValues) for source in operation.sources.values()):
+        what = f"the new values of the {operation.kind} that was begun here are gone"
+        raise CheckpointError(
+            Problem("stale-intent", what, "use an earlier tag", Location(str(tag / FOLDER / NEW_VALUES)))
+        )
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

@@ -184,4 +184,6 @@ def _bytes(count: int) -> str:
 
 
 def _yaml_word(value: object) -> str:
+    if isinstance(value, tuple):
+        return ", ".join(value)
     return {"None": "null", "False": "false", "True": "true"}.get(str(value), str(value))

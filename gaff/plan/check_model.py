@@ -1,24 +1,33 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rules: model, parallel layout, ZeRO, precision and optimizer go together, and a reset can be made in the result.
 
-What GPT-NeoX refuses with exit code 0 (contract 2.2) or with a traceback is said here beforehand; so is what the
-surgery of this version cannot edit.
+What GPT-NeoX refuses with exit code 0 (contract 2.2) or with a traceback is said here beforehand; so is what surgery
+cannot edit.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import difflib
+from collections.abc import Iterable, Iterator, Mapping
 
 from gaff.errors import Problem
 from gaff.plan.config import Config
-from gaff.plan.typed import flag, integer, mapping, pipeline, precision, tensor_parallel, text, word, zero_stage
+from gaff.plan.neox_keys import CHOICES
+from gaff.plan.parameters import FIRST_LAYER, parameter_sizes, select, selection, unusual_keys
+from gaff.plan.settings import NICKNAMES
+from gaff.plan.typed import at_least, flag, integer, mapping, pipeline, precision, tensor_parallel, text, word
 
 #: Values of ``init_method`` whose distribution GAFF knows (contract 5.2).
 KNOWN_INIT_METHODS = (
     *("normal", "scaled_normal", "single_residual_scaled_normal", "small_init", "wang_init"),
-    *("xavier_uniform", "xavier_normal"),
+    *("xavier_uniform", "xavier_normal", "scaled_orthogonal"),
 )
-_ADAM = ("adam", "cpu_adam", "cpu_torch_adam")
+#: Values of ``optimizer.type`` that GPT-NeoX knows (``megatron/training.py``, ``get_optimizer``).
+_OPTIMIZERS = ("adam", "cpu_adam", "cpu_torch_adam", "lion", "sgd", "onebitadam", "sm3", "madgrad_wd")
+#: Those whose state GAFF knows by name: full tensors that a reset can zero.
+_RESETTABLE_OPTIMIZERS = ("adam", "cpu_adam", "cpu_torch_adam", "lion", "sgd")
+#: What ``output_layer_init_method`` initialises (contract 5.2).
+_OUTPUT_LAYERS = ("attention.dense.weight", "mlp.linear2.weight")
 
 
 def check_model(config: Config) -> Iterator[Problem]:
@@ -27,8 +36,10 @@ def check_model(config: Config) -> Iterator[Problem]:
     yield from _zero(config)
     yield from _precision(config)
     yield from _ranks(config)
+    yield from _optimizer(config)
     if config.gaff.reset_every is not None:
         yield from _resettable(config)
+        yield from _parameters(config)
         yield from _init(config)
 
 
@@ -108,44 +119,81 @@ def _ranks(config: Config) -> Iterator[Problem]:
             yield config.problem("batch-size", "train_batch_size", what, "remove it, or mend the others")
 
 
+def _optimizer(config: Config) -> Iterator[Problem]:
+    kind = text(config, "optimizer.type")
+    if kind is not None and kind.lower() not in _OPTIMIZERS and config.gaff.trainer != "bundled":
+        what = f"GPT-NeoX has no optimizer type {kind}"
+        remedy = f"write one of {', '.join(_OPTIMIZERS)}"
+        if kind.lower() == "adamw":
+            remedy = "write type: Adam, whose weight decay is AdamW's in GPT-NeoX"
+        yield config.problem("not-a-choice", "optimizer.type", what, remedy)
+
+
 def _resettable(config: Config) -> Iterator[Problem]:
     instead = "or write `reset_every: never`"
-    if pipeline(config) < 1:
-        what = "resets need `pipe_parallel_size` of at least 1 in this version (1 trains the same model)"
-        yield config.problem("layout-not-in-this-version", "pipe_parallel_size", what, f"write 1, {instead}")
-    if zero_stage(config) != 1 and not _zero_unusable(config):
-        what = f"resets need ZeRO stage 1 in this version, this is stage {zero_stage(config)}"
-        key = "zero_optimization.stage"
-        yield config.problem(
-            "layout-not-in-this-version", key, what, f"write zero_optimization: {{stage: 1}}, {instead}"
-        )
-    optimizer = config.get("optimizer.type")
-    if isinstance(optimizer, str) and optimizer.lower() not in _ADAM:
-        what = f"resets need an Adam optimizer in this version, this is {optimizer}"
-        yield config.problem("optimizer-not-in-this-version", "optimizer.type", what, f"write type: Adam, {instead}")
-    if (integer(config, "moe_num_experts") or 1) > 1:
-        what = "resets in a mixture of experts are not in this version"
-        yield config.problem("layout-not-in-this-version", "moe_num_experts", what, f"remove the key, {instead}")
-    if config.get("soft_prompt_tuning") is not None:
-        what = "resets with `soft_prompt_tuning` are not in this version"
-        yield config.problem("layout-not-in-this-version", "soft_prompt_tuning", what, f"remove the key, {instead}")
+    kind = text(config, "optimizer.type")
+    if kind is not None and kind.lower() in _OPTIMIZERS and kind.lower() not in _RESETTABLE_OPTIMIZERS:
+        what = f"resets do not know the state that the optimizer {kind} keeps"
+        remedy = f"use one of {', '.join(_RESETTABLE_OPTIMIZERS)}, {instead}"
+        yield config.problem("optimizer-not-handled", "optimizer.type", what, remedy)
+    if flag(config, "use_bnb_optimizer"):
+        what = "resets do not know the 8-bit state of `use_bnb_optimizer`"
+        yield config.problem("optimizer-not-handled", "use_bnb_optimizer", what, f"remove the key, {instead}")
+    keys = unusual_keys(config)
+    for key in ("moe_num_experts", "soft_prompt_tuning"):
+        if key in keys:
+            what = f"resets in models with `{key}` are not handled"
+            yield config.problem("layout-not-handled", key, what, f"remove the key, {instead}")
+            return
+    if keys and tensor_parallel(config) > 1:
+        what = f"resets do not know how tensor-parallel ranks share what `{keys[0]}` asks for"
+        yield config.problem("layout-not-handled", keys[0], what, f"write model_parallel_size: 1, {instead}")
 
 
-def _zero_unusable(config: Config) -> bool:
-    """Whether the stage is not known because of a mistake that is told elsewhere."""
-    if config.get("zero_optimization") is None:
-        return False
-    return integer(config, "zero_optimization.stage") not in (0, 1, 2, 3)
+def _parameters(config: Config) -> Iterator[Problem]:
+    """``gaff: parameters`` that this model certainly does not have."""
+    names = parameter_sizes(config, rows=0)
+    for index, chosen in enumerate(config.gaff.parameters):
+        key = f"gaff.parameters.{index}"
+        positions = word(config, "pos_emb")
+        if chosen == "output_embedding" and config.get("no_weight_tying") in (None, False):
+            what = "`output_embedding` is the input embedding here: embeddings are tied"
+            yield config.problem("parameters-tied", key, what, "write input_embedding, or no_weight_tying: true")
+        elif chosen == "position_embedding" and positions in CHOICES["pos_emb"] and positions != "learned":
+            what = f"there is no `position_embedding`: with pos_emb {positions} positions are not learned"
+            yield config.problem("parameters-no-positions", key, what, "remove it, or write pos_emb: learned")
+        elif chosen not in NICKNAMES and names is not None and not select((chosen,), names):
+            what = f"the model has no parameter `{chosen}`"
+            yield config.problem("parameters-no-match", key, what, _nearest_name(config, chosen, names))
+
+
+def _nearest_name(config: Config, pattern: str, names: Iterable[str]) -> str:
+    last = at_least(config, "num_layers", 1) + FIRST_LAYER - 1
+    known = f"transformer layers are {FIRST_LAYER} to {last}, with names such as {FIRST_LAYER}.mlp.linear1.weight"
+    near = difflib.get_close_matches(pattern, list(names), n=1)
+    return f"did you mean `{near[0]}`? {known}" if near else known
 
 
 def _init(config: Config) -> Iterator[Problem]:
     if config.gaff.init.kind != "config":
         return
-    method = text(config, "init_method")
     remedy = "write for example `init: normal:0.02` in the gaff block"
     if flag(config, "use_mup"):
         what = "`init: config` does not know the initialisers of `use_mup`"
         yield config.problem("init-method", "use_mup", what, remedy)
-    elif method is not None and method not in KNOWN_INIT_METHODS:
-        what = f"`init: config` does not know init_method {method}"
-        yield config.problem("init-method", "init_method", what, remedy)
+        return
+    for key in sorted(_initialisers(config)):
+        method = text(config, key)
+        if method is not None and method not in KNOWN_INIT_METHODS:
+            what = f"`init: config` does not know {key} {method}"
+            yield config.problem("init-method", key, what, remedy)
+
+
+def _initialisers(config: Config) -> set[str]:
+    """The keys whose initialisers make new values: of a parameter that is a norm's or a bias, none does."""
+    names = selection(config, None).names
+    if names is None:
+        only_embeddings = all(chosen in NICKNAMES for chosen in config.gaff.parameters)
+        return {"init_method"} if only_embeddings else {"init_method", "output_layer_init_method"}
+    drawn = [name for name in names if name.endswith(".weight") and "norm." not in name]
+    return {"output_layer_init_method" if name.endswith(_OUTPUT_LAYERS) else "init_method" for name in drawn}

@@ -77,9 +77,10 @@ def _resets(config: Config, reset_every: int) -> Iterator[Problem]:
             break
     betas = config.get("optimizer.params.betas")
     beta2 = betas[1] if isinstance(betas, list) and len(betas) == 2 else _DEFAULT_BETA2
-    if gaff.moments == "zero" and isinstance(beta2, (int, float)) and beta2 >= _OVERSHOOT_FROM:
+    adam = "adam" in word(config, "optimizer.type")  # Lion and SGD correct no bias
+    if adam and gaff.moments == "zero" and isinstance(beta2, (int, float)) and beta2 >= _OVERSHOOT_FROM:
         what = (
-            f"with beta2 {beta2} the embedding moves several times too fast for some hundred iterations after its"
+            f"with beta2 {beta2} what is forgotten moves several times too fast for some hundred iterations after its"
             " moments are zeroed (Adam's step count is shared, so there is no bias correction)"
         )
         remedy = "use betas: [0.9, 0.95] as Pythia does, or `moments: keep`"

@@ -9,21 +9,26 @@ from dataclasses import MISSING, fields
 from typing import Any, get_args
 
 from gaff.errors import Location, Problem
-from gaff.plan.settings import SCALES, GaffSettings, InitSpec, Moments, TrainerName, usable_scale
+from gaff.plan.settings import NICKNAMES, SCALES, GaffSettings, InitSpec, Moments, TrainerName, usable_scale
 
 Place = Callable[[str], Location | None]
 
 #: Keys and values that GAFF's design knows and this version does not have yet.
 _NOT_YET_KEYS = ("watch",)
-_NOT_YET_VALUES: Mapping[str, tuple[str, ...]] = {
-    "lr_schedule": ("restart",),
-    "parameters": ("output_embedding", "position_embedding"),
-}
-_ONLY_VALUE = {"lr_schedule": "continue", "parameters": "input_embedding", "keep": "all"}
+_NOT_YET_VALUES: Mapping[str, tuple[str, ...]] = {"lr_schedule": ("restart",)}
+_ONLY_VALUE = {"lr_schedule": "continue", "keep": "all"}
 
 
 class _Bad(Exception):
-    """What was expected instead; becomes a :class:`Problem` with its place."""
+    """What was expected instead; becomes a :class:`Problem` with its place.
+
+    Attributes:
+        index: of the item that is meant, in a list.
+    """
+
+    def __init__(self, expected: str, index: int | None = None) -> None:
+        super().__init__(expected)
+        self.index = index
 
 
 def parse_block(block: Any, where: Place, refused: Collection[str] = ()) -> tuple[GaffSettings | None, list[Problem]]:
@@ -83,6 +88,8 @@ def dump_block(settings: GaffSettings) -> dict[str, Any]:
             continue
         if item.name == "reset_every" and value is None:
             value = "never"
+        if isinstance(value, tuple):
+            value = value[0] if len(value) == 1 else list(value)
         block[item.name] = str(value) if isinstance(value, InitSpec) else value
     return block
 
@@ -117,9 +124,11 @@ def _convert(key: str, value: Any, values: dict[str, Any], where: Place) -> Prob
         values[key] = _PARSERS[key](value)
     except _Bad as expected:
         place = where(f"gaff.{key}")
-        if value in _NOT_YET_VALUES.get(key, ()) or (key in ("keep", "parameters") and isinstance(value, str)):
+        if value in _NOT_YET_VALUES.get(key, ()) or (key == "keep" and isinstance(value, str)):
             what = f"`gaff.{key}: {value}` is not in this version"
             return Problem("not-in-this-version", what, f"write {_ONLY_VALUE[key]}, or remove the key", place)
+        if expected.index is not None:
+            value, place = value[expected.index], where(f"gaff.{key}.{expected.index}")
         what = f"`gaff.{key}` must be {expected}, not {describe(value)}"
         return Problem("gaff-value", what, f"write `{key}: {_EXAMPLES[key]}`, for example", place)
     return None
@@ -167,6 +176,22 @@ def _path(value: Any) -> str:
     return value
 
 
+def _parameters(value: Any) -> tuple[str, ...]:
+    expected = f"{', '.join(NICKNAMES)}, a pattern of parameter names, or a list of these"
+    if value == []:
+        raise _Bad(f"{expected} with at least one")
+    listed = value if isinstance(value, list) else [value]
+    for index, item in enumerate(listed):
+        if not isinstance(item, str) or not (item in NICKNAMES or _may_match_names(item)):
+            raise _Bad(expected, index if listed is value else None)
+    return tuple(listed)
+
+
+def _may_match_names(pattern: str) -> bool:
+    """Whether a pattern can match ``LAYER.NAME``: a plain word without a dot is a slip of the pen."""
+    return any(character in pattern for character in ".*?[")
+
+
 def _init(value: Any) -> InitSpec:
     expected = _Bad("config, matched, step0, normal:STD, uniform:BOUND or a .safetensors file")
     if not isinstance(value, str):
@@ -191,7 +216,7 @@ _PARSERS: Mapping[str, Callable[[Any], Any]] = {
     "reset_every": _reset_every,
     "first_reset": _optional(_whole(1)),
     "last_reset": _optional(_whole(1)),
-    "parameters": _word((_ONLY_VALUE["parameters"],)),
+    "parameters": _parameters,
     "init": _init,
     "moments": _word(get_args(Moments)),
     "lr_schedule": _word((_ONLY_VALUE["lr_schedule"],)),

@@ -129,7 +129,7 @@ def _layer(config: Config, hidden: int, heads: int, norm: int) -> tuple[int, int
         replicated += hidden
     if flag(config, "use_qk_layernorm"):
         attention += norm
-    outer, inner = _mlp(config, hidden)
+    outer, inner = mlp_widths(config, hidden)
     mlp = hidden * outer + inner * hidden
     if flag(config, "use_bias_in_mlp"):
         mlp += outer + hidden
@@ -137,7 +137,7 @@ def _layer(config: Config, hidden: int, heads: int, norm: int) -> tuple[int, int
     return 2 * norm + attention + mlp, replicated
 
 
-def _mlp(config: Config, hidden: int) -> tuple[int, int]:
+def mlp_widths(config: Config, hidden: int) -> tuple[int, int]:
     """Outputs of the first and inputs of the second MLP matrix.
 
     A gated activation halves its input and scales the width by 2/3, which keeps the parameters about equal.

@@ -12,7 +12,9 @@ from gaff.plan.check_schedule import check_length
 from gaff.plan.config import Config
 from gaff.plan.estimates import Batch, batch, checkpoint_bytes, tags
 from gaff.plan.model import ModelSize, model_size
+from gaff.plan.parameters import Selection, selection
 from gaff.plan.schedule import Reset, Segment, schedule
+from gaff.plan.settings import NICKNAMES
 from gaff.plan.typed import integer, pipeline, precision, tensor_parallel, zero_stage
 
 SCHEMA = "gaff.plan/1"
@@ -27,6 +29,7 @@ class Plan:
         reset_every: k, None for a baseline.
         segments: in order; each but the last ends in a reset.
         forgets: what is forgotten, and where new values come from, in words.
+        selection: the parameters that are forgotten, None for a baseline.
         layout: precision, ZeRO stage and parallelism, in words.
         model: parameters, None when they cannot be counted.
         model_unknown: then, why not.
@@ -40,6 +43,7 @@ class Plan:
     reset_every: int | None
     segments: tuple[Segment, ...]
     forgets: str
+    selection: Selection | None
     layout: str
     model: ModelSize | None
     model_unknown: str
@@ -70,6 +74,7 @@ class Plan:
             "train_iters": self.train_iters,
             "reset_every": self.reset_every,
             "forgets": self.forgets,
+            "parameters": self.selection.to_json() if self.selection else None,
             "layout": self.layout,
             "segments": [
                 {"number": s.number, "start": s.start, "stop": s.stop, "reset": s.reset.number if s.reset else None}
@@ -105,11 +110,13 @@ def build_plan(config: Config) -> Plan:
     segments = schedule(train_iters, gaff.reset_every, gaff.first_reset, gaff.last_reset)
     size = model_size(config)
     counted = size if isinstance(size, ModelSize) else None
+    forgotten = None if gaff.reset_every is None else selection(config, counted)
     return Plan(
         train_iters=train_iters,
         reset_every=gaff.reset_every,
         segments=segments,
-        forgets=_forgets(config),
+        forgets=_forgets(config, forgotten),
+        selection=forgotten,
         layout=_layout(config),
         model=counted,
         model_unknown=size if isinstance(size, str) else "",
@@ -132,14 +139,19 @@ def problem_json(problem: Problem) -> dict[str, Any]:
     }
 
 
-def _forgets(config: Config) -> str:
+def _forgets(config: Config, forgotten: Selection | None) -> str:
     gaff = config.gaff
-    if gaff.reset_every is None:
+    if forgotten is None:
         return "nothing (baseline)"
     new = str(gaff.init)
     if gaff.init.kind == "config":
-        new = f"as init_method {config.get('init_method', 'normal')}"
-    return f"{gaff.parameters.replace('_', ' ')}, new values {new}, moments {gaff.moments}, seed {gaff.seed}"
+        only_embeddings = all(chosen in NICKNAMES for chosen in gaff.parameters)
+        new = (
+            f"as init_method {config.get('init_method', 'normal')}"
+            if only_embeddings
+            else "as the config's init methods"
+        )
+    return f"{forgotten}, new values {new}, moments {gaff.moments}, seed {gaff.seed}"
 
 
 def _layout(config: Config) -> str:

@@ -21,6 +21,9 @@ InitKind = Literal["config", "normal", "uniform", "matched", "step0", "file"]
 TrainerName = Literal["auto", "neox", "bundled"]
 Moments = Literal["zero", "keep"]
 
+#: Names of parameters that every GPT-NeoX model has or may have; others are named by patterns.
+NICKNAMES = ("input_embedding", "output_embedding", "position_embedding")
+
 
 @dataclass(frozen=True)
 class InitSpec:
@@ -58,7 +61,13 @@ class GaffSettings:
         default=None,
         metadata=_about("no reset after this iteration; default: the last multiple before train_iters"),
     )
-    parameters: str = field(default="input_embedding", metadata=_about("what is forgotten: input_embedding"))
+    parameters: tuple[str, ...] = field(
+        default=("input_embedding",),
+        metadata=_about(
+            "what is forgotten: input_embedding, output_embedding, position_embedding, a pattern of names such as"
+            " '*.attention.dense.weight', or a list of these"
+        ),
+    )
     init: InitSpec = field(
         default=InitSpec(),
         metadata=_about(
@@ -66,7 +75,9 @@ class GaffSettings:
             " or a .safetensors file"
         ),
     )
-    moments: Moments = field(default="zero", metadata=_about("Adam moments of what is forgotten: zero or keep"))
+    moments: Moments = field(
+        default="zero", metadata=_about("the optimizer's moments of what is forgotten: zero or keep")
+    )
     lr_schedule: Literal["continue"] = field(
         default="continue", metadata=_about("the learning rate schedule goes on through resets: continue")
     )

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A config made small enough for a laptop CPU and the bundled trainer, with the shape of its schedule kept.  Pure.
 
-Kept: the pattern of resets, warm-up and decay as fractions of the run, learning rates, optimizer, ZeRO stage, tied or
-untied embeddings, positions, residual style, initialisers, pipeline parallelism as far as the ranks allow.
+Kept: the pattern of resets and what they forget, warm-up and decay as fractions of the run, learning rates, optimizer,
+ZeRO stage (2 for 3), tied or untied embeddings, positions, residual style, initialisers, no pipeline where there is
+none, and pipeline parallelism as far as the ranks allow.
 """
 
 from __future__ import annotations
@@ -14,11 +15,24 @@ from typing import Any
 
 from gaff.plan.config import Config
 from gaff.plan.neox_keys import DEFAULTS, PATH_LISTS
+from gaff.plan.shrink_resets import shrink_init, shrink_parameters
 from gaff.plan.shrink_schedule import ShrunkSchedule, shrink_schedule
-from gaff.plan.typed import at_least, integer, items, mapping, number, pipeline, precision, tensor_parallel, word
+from gaff.plan.typed import (
+    at_least,
+    integer,
+    items,
+    mapping,
+    number,
+    pipeline,
+    precision,
+    tensor_parallel,
+    word,
+    zero_stage,
+)
 
 MAX_LAYERS, MAX_HIDDEN, MAX_HEADS, MAX_SEQUENCE = 4, 128, 4, 128
 MAX_MICRO_BATCH, MAX_ACCUMULATION = 8, 4
+MAX_ZERO_STAGE = 2  # what the bundled trainer does
 _BUCKET = 5_000_000  # elements; DeepSpeed allocates its communication buckets in full, 2 GB at the usual 5e8
 _GATED_UNIT, _PLAIN_UNIT = 48, 16  # multiples of which an MLP width keeps whole after the 2/3 of gated activations
 
@@ -99,6 +113,8 @@ def shrink(
         neox.update(part(config, target))
     neox = {key: value for key, value in neox.items() if value is not None}
     small = replace(config, neox=neox, gaff=target.schedule.settings(config.gaff))
+    parameters, init = shrink_parameters(config, small), shrink_init(config.gaff.init)
+    small = replace(small, gaff=replace(small.gaff, parameters=parameters, init=init))
     return small, tuple(_sentences(config, small, target))
 
 
@@ -171,6 +187,7 @@ def _layout(config: Config, target: _Target) -> dict[str, Any]:
         stages -= 1
     zero = dict(mapping(config, "zero_optimization")) or None
     if zero:
+        zero["stage"] = min(zero_stage(config), MAX_ZERO_STAGE)
         for key in ("reduce_bucket_size", "allgather_bucket_size"):
             if isinstance(zero.get(key), (int, float)):
                 zero[key] = min(zero[key], _BUCKET)
@@ -224,8 +241,11 @@ _COMPARED: Mapping[str, Callable[[Config], Any]] = {
     "reset_every": lambda config: config.gaff.reset_every,
     "first_reset": lambda config: config.gaff.first_reset,
     "last_reset": lambda config: config.gaff.last_reset,
+    "parameters": lambda config: ", ".join(config.gaff.parameters),
+    "init": lambda config: config.gaff.init,
     "model_parallel_size": tensor_parallel,
     "pipe_parallel_size": pipeline,
+    "ZeRO stage": zero_stage,
     "precision": precision,
 }
 
@@ -239,7 +259,8 @@ def _sentences(config: Config, small: Config, target: _Target) -> list[str]:
     said.append(f"data and tokenizer replaced, vocabulary of {target.vocab_size:,} tokens")
     if config.get("eval_iters", DEFAULTS["eval_iters"]):
         said.append("no validation")
-    if mapping(config, "zero_optimization") != mapping(small, "zero_optimization"):
+    zero = mapping(config, "zero_optimization")
+    if any(mapping(small, "zero_optimization").get(key) != zero[key] for key in zero if key != "stage"):
         said.append("zero_optimization: smaller communication buckets, no overlap or offload")
     if config.get("fp32_allreduce"):
         said.append("fp32_allreduce left out")
@@ -250,4 +271,4 @@ def _short(value: object) -> str:
     if value is None:
         return "none"
     text = str(value)
-    return text if len(text) <= 40 else f"{text[:36]} …]"
+    return text if len(text) <= 40 else f"{text[:36]} …{']' if isinstance(value, list) else ''}"

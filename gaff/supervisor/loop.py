@@ -17,7 +17,8 @@ from pathlib import Path
 
 from gaff import __version__
 from gaff.checkpoint.completeness import why_unfinished
-from gaff.checkpoint.surgery import ResetRequest, ResetResult, reset
+from gaff.checkpoint.surgery.perform import Result
+from gaff.checkpoint.surgery.reset import ResetRequest, reset
 from gaff.checkpoint.tag import tag_name
 from gaff.errors import GaffError, Interrupted, Location, Problem, TrainerError
 from gaff.files import make_directory_durably
@@ -162,14 +163,21 @@ class Supervisor:
     def _reset(self, due: Reset) -> None:
         tag = self.directory.save / tag_name(due.iteration)
         settings = self.config.gaff
-        request = ResetRequest(due.number, settings.seed, settings.init, settings.moments, settings.save_forgotten)
+        request = ResetRequest(
+            number=due.number,
+            seed=settings.seed,
+            init=settings.init,
+            moments=settings.moments,
+            parameters=settings.parameters,
+            save_forgotten=settings.save_forgotten,
+        )
         self.journal.write("reset_begun", reset=due.number, iteration=due.iteration)
         self.observer.reset_started(due)
         began = time.monotonic()
         result = reset(tag, request)
         self._report_reset(due, result, time.monotonic() - began)
 
-    def _report_reset(self, due: Reset, result: ResetResult, seconds: float) -> None:
+    def _report_reset(self, due: Reset, result: Result, seconds: float) -> None:
         operation = result.operation
         self.journal.write(
             "reset_done",
@@ -179,7 +187,7 @@ class Supervisor:
             copies=len(operation.edits),
             bytes=operation.bytes_changed,
             seconds=round(seconds, 4),
-            forgotten=dict(operation.forgotten),
+            forgotten=dict(operation.about["forgotten"]),
         )
         self.observer.reset_done(due, seconds, len(operation.edits), operation.bytes_changed)
 

@@ -76,7 +76,8 @@ def missed_reset(save: Path, segments: Sequence[Segment], iteration: int) -> Res
     if not before or before[-1].iteration not in tags(save):
         return None
     done = valid_records(save / tag_name(before[-1].iteration))
-    return None if any(r.operation.reset == before[-1].number for r in done) else before[-1]
+    made = {r.operation.about["reset"] for r in done if r.operation.kind == "reset"}
+    return None if before[-1].number in made else before[-1]
 
 
 def set_aside(save: Path, iteration: int) -> Path:

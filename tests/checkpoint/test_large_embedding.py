@@ -8,27 +8,32 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from gaff.checkpoint.archive import CHUNK_BYTES, Archive
+from gaff.checkpoint.archive import Archive
 from gaff.checkpoint.init_methods import Distribution
-from gaff.checkpoint.layout import MASTER, MODEL, MOMENTS, PARAMETER, Copy, read_layout
-from gaff.checkpoint.surgery import ResetRequest, reset
-from gaff.checkpoint.values import CHUNK_ELEMENTS, DrawnValues
+from gaff.checkpoint.layout.parameter import INPUT_EMBEDDING, MASTER, MODEL, Copy
+from gaff.checkpoint.layout.read import read_layout
+from gaff.checkpoint.reader import PIECE_ELEMENTS, TASK_ELEMENTS
+from gaff.checkpoint.sources import DrawnValues
+from gaff.checkpoint.surgery.reset import ResetRequest, reset
 from gaff.checkpoint.verify import verify_tag
 from gaff.plan.settings import InitSpec
 from tests.checkpoint import synthetic
+from tests.checkpoint.tags import values
 from tests.live import tensors
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("deepspeed")
 
-ROWS, WIDTH, NEIGHBOUR, DATA_RANKS = 3000, 1000, 2997, 3
+ROWS, WIDTH, NEIGHBOUR, DATA_RANKS = 4300, 1000, 2999, 3
 NUMEL = ROWS * WIDTH
-PARTITION = (NUMEL + NEIGHBOUR) // DATA_RANKS  # 1,000,999: both boundaries fall into the middle of a row
+PARTITION = (NUMEL + NEIGHBOUR) // DATA_RANKS  # 1,434,333: both boundaries fall into the middle of a row
+MOMENTS = ("exp_avg", "exp_avg_sq")
 REQUEST = ResetRequest(number=2, seed=99, init=InitSpec("normal", 0.02))
 
 
@@ -55,7 +60,7 @@ def after(before: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def drawn() -> Any:
-    values = DrawnValues(Distribution("normal", 0.02), REQUEST.seed, REQUEST.number, PARAMETER, WIDTH)
+    values = DrawnValues(Distribution("normal", 0.02), REQUEST.seed, REQUEST.number, INPUT_EMBEDDING, WIDTH)
     return torch.from_numpy(values.values(0, NUMEL))
 
 
@@ -65,13 +70,12 @@ def embedding_parts(found: dict[str, Any], precision: str, name: str) -> Any:
     return torch.cat([found[key] for key in keys])[:NUMEL]
 
 
-def test_the_embedding_is_larger_than_any_chunk_and_cut_in_the_middle_of_rows(before: Path, precision: str) -> None:
+def test_the_embedding_is_larger_than_any_piece_and_cut_in_the_middle_of_rows(before: Path) -> None:
     layout = read_layout(before)
-    assert len(list(layout.chain(MASTER))) == DATA_RANKS
-    assert [c.start % WIDTH for c in layout.chain(MASTER)] == [0, 999, 998]
-    assert all(c.numel > 2 * CHUNK_ELEMENTS for c in layout.copies)
-    if precision == "fp32":
-        assert NUMEL * 4 > CHUNK_BYTES
+    masters = layout.chain(INPUT_EMBEDDING, MASTER, 0)
+    assert [c.start % WIDTH for c in masters] == [0, 333, 666]
+    assert all(c.numel > 2 * PIECE_ELEMENTS for c in layout.copies[INPUT_EMBEDDING])
+    assert NUMEL > TASK_ELEMENTS
     assert verify_tag(before) == []
 
 
@@ -85,10 +89,10 @@ def test_every_element_of_every_copy_is_new(after: Path, precision: str, drawn: 
 
 
 def test_every_stretch_of_the_new_matrix_is_drawn_anew(drawn: Any) -> None:
-    """Whatever is made at a time: no row comes back, and each thousandth of the matrix has the spread asked for."""
+    """Whatever is made at a time: no row comes back, and each stretch of ten rows has the spread asked for."""
     rows = drawn.view(ROWS, WIDTH)
     assert len({row.numpy().tobytes() for row in rows}) == ROWS
-    spread = rows.view(300, 10 * WIDTH).std(dim=1)
+    spread = rows.view(430, 10 * WIDTH).std(dim=1)
     assert float(spread.min()) > 0.018
     assert float(spread.max()) < 0.022
 
@@ -137,13 +141,15 @@ def changed_byte(tag: Path, copy: Copy, element: int) -> Iterator[None]:
         path.write_bytes(before)
 
 
-@pytest.mark.parametrize("element", [0, CHUNK_ELEMENTS - 1, CHUNK_ELEMENTS, NUMEL // 2, NUMEL - 1])
+@pytest.mark.parametrize(
+    "element", [0, PIECE_ELEMENTS - 1, PIECE_ELEMENTS, TASK_ELEMENTS - 1, TASK_ELEMENTS, NUMEL - 1]
+)
 def test_one_byte_that_disagrees_anywhere_in_a_tag_never_reset_is_found(before: Path, element: int) -> None:
-    copy = read_layout(before).of_kind(MODEL)[0]
+    copy = read_layout(before).of_kind(INPUT_EMBEDDING, MODEL)[0]
     with changed_byte(before, copy, element):
         (problem,) = verify_tag(before)
     assert (problem.id, Path(str(problem.where)).name) == ("copies-disagree", copy.file)
-    assert "differs from the master in 1 bytes" in problem.what
+    assert "differs from the master in 1 elements" in problem.what
     assert verify_tag(before) == []
 
 
@@ -151,7 +157,7 @@ def test_a_byte_of_a_large_record_that_its_crc_does_not_cover_is_found(before: P
     """Also in the last of the chunks that are read to work out the CRC."""
     path = before / synthetic.EMBEDDING_FILE
     whole = path.read_bytes()
-    record = Archive(path).records[read_layout(before).of_kind(MODEL)[0].record]
+    record = Archive(path).records[read_layout(before).of_kind(INPUT_EMBEDDING, MODEL)[0].record]
     try:
         for offset in (0, record.size // 2, record.size - 1):
             data = bytearray(whole)
@@ -161,3 +167,19 @@ def test_a_byte_of_a_large_record_that_its_crc_does_not_cover_is_found(before: P
     finally:
         path.write_bytes(whole)
     assert Archive(path).damaged_records() == []
+
+
+def test_a_share_of_the_rows_changes_those_alone_across_all_boundaries(
+    before: Path, after: Path, tmp_path: Path
+) -> None:
+    tag = tmp_path / before.name
+    shutil.copytree(before, tag)
+    operation = reset(tag, replace(REQUEST, fraction=0.4)).operation
+    rows = torch.zeros(ROWS, dtype=torch.bool)
+    for start, stop in operation.selections[INPUT_EMBEDDING].runs:
+        rows[start:stop] = True
+    assert int(rows.sum()) == round(0.4 * ROWS)
+    for kind in (MASTER, MODEL, *MOMENTS):
+        old, new, found = (torch.from_numpy(values(place, kind=kind)) for place in (before, after, tag))
+        assert torch.equal(found, torch.where(rows[:, None], new, old)), kind
+    assert verify_tag(tag) == []

@@ -6,7 +6,6 @@ from __future__ import annotations
 import os
 import struct
 import zipfile
-import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,38 +13,28 @@ from typing import Any
 
 import pytest
 
-from gaff.checkpoint import surgery, transaction
 from gaff.checkpoint.archive import Archive
-from gaff.checkpoint.layout import read_layout
-from gaff.checkpoint.surgery import ResetRequest, finish_interrupted, reset
+from gaff.checkpoint.surgery import perform
+from gaff.checkpoint.surgery.perform import finish_interrupted
+from gaff.checkpoint.surgery.reset import ResetRequest, reset
 from gaff.checkpoint.transaction import begun_operation, records, valid_records
 from gaff.checkpoint.verify import verify_tag
 from gaff.errors import CheckpointError
 from tests.checkpoint import synthetic
 from tests.checkpoint.synthetic import EMBEDDING, EMBEDDING_FILE, rewrite, shard_name
+from tests.checkpoint.tags import all_copies, everything, flip, values
 
 GetTag = Callable[[str], Path]
 REQUEST = ResetRequest(number=1, seed=1)
 REAL = "zero1-fp32-tp2-pp2-dp2"
 
 
-def flip(path: Path, record: str, offset: int, *, mend_crc: bool = True) -> None:
-    """Change one byte of a record, and its CRCs as somebody would who keeps the zip right."""
-    data = bytearray(path.read_bytes())
-    found = Archive(path).records[record]
-    data[found.data_offset + offset] ^= 0x40
-    crc = zlib.crc32(data[found.data_offset : found.data_offset + found.size])
-    for field in found.crc_fields if mend_crc else ():
-        data[field : field + 4] = crc.to_bytes(4, "little")
-    path.write_bytes(data)
-
-
 def refusal(tag: Path) -> tuple[str, str]:
     """Id and sentence with which a reset is refused, after making sure that nothing was written."""
-    before = {p: p.read_bytes() for p in tag.rglob("*") if p.is_file()}
+    before = everything(tag)
     with pytest.raises(CheckpointError) as caught:
         reset(tag, REQUEST)
-    assert {p: p.read_bytes() for p in tag.rglob("*") if p.is_file()} == before
+    assert everything(tag) == before
     return caught.value.problems[0].id, str(caught.value)
 
 
@@ -125,23 +114,21 @@ def test_a_crc_that_is_wrong_beside_the_record_only_is_found(checkpoint: GetTag)
 # --- a disk that does not keep what was written ---
 
 
-def test_a_reset_whose_bytes_are_not_on_disk_is_not_recorded(
-    checkpoint: GetTag, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_edit_that_is_not_on_disk_is_found(checkpoint: GetTag, monkeypatch: pytest.MonkeyPatch) -> None:
     """A moment is damaged behind the write, CRCs and all; the copies of the embedding itself agree."""
     tag = checkpoint(REAL)
-    copy = next(c for c in read_layout(tag).copies if c.kind == "exp_avg")
-    real = transaction.apply
+    copy = next(c for c in all_copies(tag) if c.kind == "exp_avg")
+    real = perform.apply
 
     def apply_on_a_bad_disk(*arguments: Any) -> Any:
         outcome = real(*arguments)
         flip(tag / copy.file, copy.record, copy.offset)
         return outcome
 
-    monkeypatch.setattr(surgery, "apply", apply_on_a_bad_disk)
-    with pytest.raises(CheckpointError, match=r"the exp_avg copy is not as reset 1 left it") as caught:
+    monkeypatch.setattr(perform, "apply", apply_on_a_bad_disk)
+    with pytest.raises(CheckpointError, match=r"does not hold what was written to it") as caught:
         reset(tag, REQUEST)
-    assert [(p.id, Path(str(p.where)).name) for p in caught.value.problems] == [("reset-undone", copy.file)]
+    assert [(p.id, Path(str(p.where)).name) for p in caught.value.problems] == [("bad-write", copy.file)]
     assert begun_operation(tag) is not None
     assert records(tag) == []
     monkeypatch.undo()
@@ -195,30 +182,127 @@ def test_a_master_that_does_not_lie_in_one_piece_is_refused(small: Path) -> None
     assert refusal(small)[0] == "strided-tensor"
 
 
-def test_an_optimizer_other_than_adam_is_refused_by_its_state(small: Path) -> None:
-    def to_momentum(root: Any) -> None:
-        state = state_of(root)["base_optimizer_state"]["state"][0]
-        state["momentum_buffer"] = state.pop("exp_avg")
-        del state["exp_avg_sq"]
+# --- optimizers: every state that is a tensor is forgotten, what is none is refused ---
+
+
+def rename_states(small: Path, names: dict[str, str | None]) -> None:
+    """Give the optimizer's tensors other names, or take them away."""
+
+    def change(root: Any) -> None:
+        for state in state_of(root)["base_optimizer_state"]["state"].values():
+            for old, new in names.items():
+                tensor = state.pop(old)
+                if new is not None:
+                    state[new] = tensor
 
     for rank in range(3):
-        rewrite(small / shard_name(rank), to_momentum)
-    problem_id, said = refusal(small)
-    assert problem_id == "unsupported-optimizer"
-    assert "['momentum_buffer'], so it is not Adam's" in said
+        rewrite(small / shard_name(rank), change)
 
 
-def test_state_beside_adams_own_is_refused(small: Path) -> None:
-    """Adam with ``amsgrad`` keeps a third tensor, which would remember what is to be forgotten."""
+@pytest.mark.parametrize(
+    "names",
+    [{"exp_avg": "momentum_buffer", "exp_avg_sq": None}, {"exp_avg_sq": None}, {"exp_avg": None, "exp_avg_sq": None}],
+    ids=["SGD with momentum", "Lion", "SGD"],
+)
+def test_whatever_an_optimizer_keeps_is_forgotten(names: dict[str, str | None], small: Path) -> None:
+    rename_states(small, names)
+    kept = {names.get(n, n) for n in ("exp_avg", "exp_avg_sq")} - {None}
+    edits = reset(small, REQUEST).operation.edits
+    assert {e.copy.kind for e in edits} == {"model", "master", *kept}
+    for kind in kept:
+        assert not values(small, kind=kind).any()
+    assert verify_tag(small) == []
 
+
+def test_a_third_moment_is_forgotten_too(small: Path) -> None:
+    """Adam with ``amsgrad`` keeps one, which would remember what is to be forgotten."""
+
+    def to_amsgrad(root: Any) -> None:
+        state = state_of(root)["base_optimizer_state"]["state"][0]
+        state["max_exp_avg_sq"] = state["exp_avg_sq"].clone()
+
+    for rank in range(3):
+        rewrite(small / shard_name(rank), to_amsgrad)
+    reset(small, REQUEST)
+    assert not values(small, kind="max_exp_avg_sq").any()
+
+
+def test_a_third_moment_that_one_rank_alone_keeps_is_refused(small: Path) -> None:
     def to_amsgrad(root: Any) -> None:
         state = state_of(root)["base_optimizer_state"]["state"][0]
         state["max_exp_avg_sq"] = state["exp_avg_sq"].clone()
 
     rewrite(small / shard_name(2), to_amsgrad)
     problem_id, said = refusal(small)
-    assert problem_id == "unsupported-optimizer"
+    assert problem_id == "inconsistent-layout"
     assert "max_exp_avg_sq" in said
+
+
+@pytest.mark.parametrize("state", ["a word", [1, 2], {"deeper": 1}], ids=["word", "list", "dict"])
+def test_optimizer_state_that_is_no_tensor_is_refused_by_its_name(state: object, small: Path) -> None:
+    def strange(root: Any) -> None:
+        state_of(root)["base_optimizer_state"]["state"][0]["quantiles"] = state
+
+    rewrite(small / shard_name(1), strange)
+    problem_id, said = refusal(small)
+    assert problem_id == "unsupported-layout"
+    assert "keeps optimizer state 'quantiles', which is not a tensor" in said
+
+
+# --- models that are not handled, by name ---
+
+
+def test_a_mixture_of_experts_is_refused_by_its_file(small: Path) -> None:
+    stranger = "layer_2_expert_0_mp_rank_00_model_states.pt"
+    (small / stranger).write_bytes((small / EMBEDDING_FILE).read_bytes())
+    problem_id, said = refusal(small)
+    assert problem_id == "unsupported-layout"
+    assert f"holds {stranger}, a file that this version does not understand (mixture of experts?)" in said
+    (problem,) = verify_tag(small)
+    assert problem.id == "unsupported-layout"
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        (REAL, "mp_rank_01_model_states.pt"),
+        ("zero2-fp32-nopipe-dp2", "mp_rank_00_model_states.pt"),
+        ("zero3-fp32-nopipe-dp2", "zero_pp_rank_0_mp_rank_00_model_states.pt"),
+    ],
+)
+def test_frozen_parameters_are_refused(name: str, file: str, checkpoint: GetTag) -> None:
+    """Their shards hold no master and no moments of them, in an order of their own."""
+    pytest.importorskip("deepspeed")
+    tag = checkpoint(name)
+
+    def freeze(root: Any) -> None:
+        root["frozen_param_shapes"] = {"sequential.2.input_layernorm.weight": (24,)}
+
+    rewrite(tag / file, freeze)
+    problem_id, said = refusal(tag)
+    assert problem_id == "unsupported-layout"
+    assert "frozen parameters" in said
+
+
+def test_partitions_of_old_deepspeed_are_refused(small: Path) -> None:
+    def older(root: Any) -> None:
+        state = state_of(root)
+        state["local_sub_partitions_of_fp32_groups"] = state.pop("single_partition_of_fp32_groups")
+
+    rewrite(small / shard_name(0), older)
+    problem_id, said = refusal(small)
+    assert problem_id == "unsupported-layout"
+    assert "DeepSpeed before 0.4" in said
+
+
+def test_a_tag_of_another_program_is_refused(small: Path) -> None:
+    rewrite(small / synthetic.MODEL_FILE, lambda root: root.pop("args"))
+    problem_id, said = refusal(small)
+    assert problem_id == "not-gpt-neox"
+    assert "lacks the `args` that GPT-NeoX saves" in said
+
+
+# --- pieces that do not fit together ---
 
 
 def test_moments_that_one_rank_lacks_leave_a_gap(small: Path) -> None:
@@ -250,7 +334,7 @@ def test_tensor_ranks_whose_blocks_do_not_meet_are_refused(shift: int, checkpoin
     rewrite(last_of_block, move)
     problem_id, said = refusal(tag)
     assert problem_id == "inconsistent-layout"
-    assert f"gap or an overlap at element {6144 + shift} of the master copy" in said
+    assert f"holds {6144 + shift} of 6144 elements of the exp_avg copy of {EMBEDDING}" in said
 
 
 def test_a_fragment_that_ends_behind_its_partition_is_refused(small: Path) -> None:

@@ -1,183 +1,221 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Resets that are killed: at every durable effect, before it and in the middle of a write, then done again."""
+"""Operations that are killed at every durable effect, before it and in the middle of a write, then done again."""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
-import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
-from gaff.checkpoint import transaction
 from gaff.checkpoint.completeness import why_unfinished
-from gaff.checkpoint.layout import MASTER, read_layout
-from gaff.checkpoint.surgery import ResetRequest, finish_interrupted, reset
-from gaff.checkpoint.tag_copy import copy_tag
+from gaff.checkpoint.inspect import inspect_tag
+from gaff.checkpoint.surgery.learning_rate import RestartRequest, restart_lr
+from gaff.checkpoint.surgery.perform import finish_interrupted
+from gaff.checkpoint.surgery.reset import ResetRequest, reset
+from gaff.checkpoint.surgery.resize import ResizeRequest, resize
 from gaff.checkpoint.transaction import FOLDER, INTENT, begun_operation, records, valid_records
-from gaff.checkpoint.values import CopyReader, save_matrix
 from gaff.checkpoint.verify import verify_tag
-from gaff.errors import CheckpointError, InputError
-from gaff.files import exclusive_lock
+from gaff.errors import CheckpointError
 from gaff.plan.settings import InitSpec
+from tests.checkpoint.killing import killed_at
+from tests.checkpoint.tags import contents, flip, values
 
 GetTag = Callable[[str], Path]
-KILLED = 77
-EFFECTS = ("fsync", "replace", "unlink")
+SMALL = "zero1-fp32-pp1-tp1-dp1"
+REQUEST = ResetRequest(1, 1234)
 
 
-def reset_killed_at(effect: int, tag: Path, request: ResetRequest) -> bool:
-    """Run the reset in a child process that dies just before its ``effect``-th effect.  True when it was killed.
+def made(folder: Path) -> dict[str, Any]:
+    """What stands in ``gaff/`` but for times; names of files and, of JSON files, what they say."""
+    found: dict[str, Any] = {}
+    for path in sorted(folder.glob("*")):
+        found[path.name] = path.read_bytes() if path.is_file() else None
+        if path.suffix == ".json":
+            found[path.name] = {k: v for k, v in json.loads(path.read_text()).items() if k != "began"}
+    return found
 
-    Effects are calls of os.fsync, os.replace and os.unlink, and every chunk of new bytes; of the chunk at which it
-    dies, half is written first.
+
+class Enumeration:
+    """One operation on one checkpoint, killed at each of its effects.
+
+    ``restore`` puts an untouched copy in the tag's place (the path stays, since it stands in records).
     """
-    child = os.fork()
-    if child:
-        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        assert code in (0, KILLED)
-        return code == KILLED
-    left = effect
-    file_written: list[Any] = []
 
-    def count() -> None:
-        nonlocal left
-        if left == 0:
-            for file in file_written:
-                if not file.closed:
-                    file.flush()
-            os._exit(KILLED)
-        left -= 1
+    def __init__(self, original: Path, work: Callable[[Path], object], scratch: Path, *, linked: bool = False) -> None:
+        self.original = original
+        self.linked = linked
+        self.tag = scratch / original.parent.name / original.name
+        self.work = work
+        self.old = contents(original)
+        self.restore()
+        work(self.tag)
+        self.new, self.made = contents(self.tag), made(self.tag / FOLDER)
+        assert self.new != self.old
 
-    def counted(real: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*arguments: Any, **options: Any) -> Any:
-            count()
-            return real(*arguments, **options)
+    def restore(self) -> Path:
+        shutil.rmtree(self.tag.parent, ignore_errors=True)
+        shutil.copytree(self.original, self.tag, copy_function=os.link if self.linked else shutil.copy2)
+        return self.tag
 
-        return call
+    def check_death(self) -> bool:
+        """What is left of a kill is the old state, the new one, or said to be half done.  Whether it is the last."""
+        now = contents(self.tag)
+        faults = [fault.id for fault in verify_tag(self.tag)]
+        begun = begun_operation(self.tag) is not None
+        assert faults == (["half-done"] if begun else [])
+        assert begun or now in (self.old, self.new)
+        assert inspect_tag(self.tag)["half_done"] == begun
+        assert why_unfinished(self.tag, 5) is None, "a half-operated tag is still the newest one, to be finished"
+        return begun
 
-    try:
-        for name in EFFECTS:
-            setattr(os, name, counted(getattr(os, name)))
-        real_bytes, real_open = transaction.new_bytes, open
+    def check_done(self, what: object) -> None:
+        assert contents(self.tag) == self.new, what
+        assert made(self.tag / FOLDER) == self.made, what
+        assert not list(self.tag.rglob("*.gaff-tmp")), what
+        assert verify_tag(self.tag) == []
 
-        def halves(*arguments: Any) -> Iterator[bytes]:
-            for chunk in real_bytes(*arguments):
-                half = len(chunk) // 2
-                yield chunk[:half]
-                count()
-                yield chunk[half:]
+    def run(self, step: int = 1) -> int:
+        """Kill at every ``step``-th effect; do it again; kill there again and finish it.  Returns how many effects."""
+        effect = 0
+        while True:
+            self.restore()
+            if not killed_at(effect, lambda: self.work(self.tag)):
+                self.check_done("undisturbed")
+                return effect
+            begun = self.check_death()
+            half = {p: p.read_bytes() for p in self.tag.rglob("*") if p.is_file()}
+            self.work(self.tag)
+            self.check_done(effect)
+            self._put_back(half)
+            finished = finish_interrupted(self.tag)
+            assert (finished is not None) == begun
+            if begun:
+                self.check_done(("finish", effect))
+            else:
+                assert contents(self.tag) in (self.old, self.new)
+                assert verify_tag(self.tag) == []
+            if self.linked:
+                assert contents(self.original) == self.old, "another checkpoint shares these files"
+            effect += step
 
-        def remembered(path: Any, mode: str = "r", *arguments: Any, **options: Any) -> Any:
-            file = real_open(path, mode, *arguments, **options)
-            if mode == "r+b":
-                file_written.append(file)
-            return file
+    def _put_back(self, half: dict[Path, bytes]) -> None:
+        """The tag as the kill left it."""
+        self.restore()
+        shutil.rmtree(self.tag / FOLDER, ignore_errors=True)
+        for path, data in half.items():
+            if path.suffix == ".pt" and self.old.get(path.name) == data:
+                continue  # with its links
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.unlink(missing_ok=True)
+            path.write_bytes(data)
 
-        transaction.new_bytes = halves  # type: ignore[assignment]
-        transaction.open = remembered  # type: ignore[attr-defined]
-        reset(tag, request)
-    except BaseException:
-        traceback.print_exc()
-        os._exit(1)
-    os._exit(0)
+
+def test_a_reset_in_place_can_be_killed_anywhere(checkpoint: GetTag, tmp_path: Path) -> None:
+    effects = Enumeration(checkpoint(SMALL), lambda tag: reset(tag, REQUEST), tmp_path / "kill").run()
+    assert effects > 50, "the kill points were reached"
+
+
+def test_a_reset_with_stored_values_can_be_killed_anywhere(checkpoint: GetTag, tmp_path: Path) -> None:
+    given = tmp_path / "given.safetensors"
+    save_file({"any": np.arange(12288, dtype=np.float32).reshape(512, 24)}, given)
+    request = ResetRequest(1, 1, InitSpec("file", path=str(given)), save_forgotten=True)
+    effects = Enumeration(checkpoint(SMALL), lambda tag: reset(tag, request), tmp_path / "kill").run(step=2)
+    assert effects > 60
+
+
+def test_a_reset_of_hard_linked_files_can_be_killed_anywhere(checkpoint: GetTag, tmp_path: Path) -> None:
+    killing = Enumeration(checkpoint(SMALL), lambda tag: reset(tag, REQUEST), tmp_path / "kill", linked=True)
+    assert killing.run(step=2) > 60
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "request_"),
+    [
+        ("zero1-fp32-tied-tp2-pp2", ResetRequest(1, 1, InitSpec("matched"))),
+        ("zero1-bf16-tp2-dp2", ResetRequest(1, 1, fraction=0.3, save_forgotten=True)),
+        ("zero3-fp32-nopipe-dp2", ResetRequest(1, 1, parameters=("*embedd*", "output_embedding"), moments="keep")),
+        ("zero2-fp32-nopipe-dp2", ResetRequest(1, 1, parameters=("input_embedding", "*.norm.weight"))),
+        ("zero0-fp32-dp2", ResetRequest(1, 1)),
+    ],
+    ids=["tied", "fraction", "zero3", "nopipe", "zero0"],
+)
+def test_resets_of_other_layouts_can_be_killed_anywhere(
+    name: str, request_: ResetRequest, checkpoint: GetTag, tmp_path: Path
+) -> None:
+    assert Enumeration(checkpoint(name), lambda tag: reset(tag, request_), tmp_path / "kill").run(step=4) > 40
+
+
+def test_a_restarted_schedule_can_be_killed_anywhere(checkpoint: GetTag, tmp_path: Path) -> None:
+    """Numbers inside pickles: bytes are patched, or a file is staged and takes the old one's place."""
+    tag = checkpoint(SMALL)
+    for request in (RestartRequest(0), RestartRequest(3, lr=0.5)):
+        killing = Enumeration(tag, lambda tag, request=request: restart_lr(tag, request), tmp_path / "kill")
+        assert killing.run(step=2) > 30
+
+
+def test_a_resize_can_be_killed_anywhere(checkpoint: GetTag, tmp_path: Path) -> None:
+    request = ResizeRequest(vocab=1000, output_rows="init")
+    assert Enumeration(checkpoint(SMALL), lambda tag: resize(tag, request), tmp_path / "kill").run(step=5) > 60
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["zero3-fp32-nopipe-dp2", "zero1-fp32-tied-tp2-pp2"])
+def test_a_resize_of_other_layouts_can_be_killed_anywhere(name: str, checkpoint: GetTag, tmp_path: Path) -> None:
+    request = ResizeRequest(vocab=200, output_rows="init")
+    assert Enumeration(checkpoint(name), lambda tag: resize(tag, request), tmp_path / "kill").run(step=11) > 60
+
+
+def test_killed_again_and_again_it_ends_all_the_same(checkpoint: GetTag, tmp_path: Path) -> None:
+    undisturbed = tmp_path / "undisturbed" / "global_step5"
+    shutil.copytree(checkpoint("zero1-fp32-tp2-pp2-dp2"), undisturbed)
+    reset(undisturbed, REQUEST)
+    tag = checkpoint("zero1-fp32-tp2-pp2-dp2")
+    effect = 3
+    while killed_at(effect, lambda: reset(tag, REQUEST), threads=True):
+        effect += 7
+    assert contents(tag) == contents(undisturbed)
+    assert verify_tag(tag) == []
 
 
 def half_done(tag: Path, request: ResetRequest) -> None:
     """Leave the tag with a reset begun, and some of its files patched."""
     untouched = tag.with_name("untouched")
     shutil.copytree(tag, untouched)
+    before = contents(untouched)
     effect = 0
-    while begun_operation(tag) is None or contents(tag) == contents(untouched):
+    while begun_operation(tag) is None or contents(tag) == before:
         shutil.rmtree(tag)
         shutil.copytree(untouched, tag)
-        assert reset_killed_at(effect, tag, request)
-        effect += 1
+        assert killed_at(effect, lambda: reset(tag, request))
+        effect += 5
     shutil.rmtree(untouched)
-
-
-def contents(tag: Path) -> dict[str, bytes]:
-    return {p.name: p.read_bytes() for p in tag.glob("*.pt")}
-
-
-@pytest.mark.parametrize(
-    ("name", "init"),
-    [("zero1-fp32-tied-tp2-pp2", InitSpec("matched")), ("zero1-bf16-tp2-dp2", InitSpec())],
-    ids=["tied", "bf16"],
-)
-def test_killed_at_any_effect_and_done_again_it_is_as_if_undisturbed(
-    name: str, init: InitSpec, checkpoint: GetTag, tmp_path: Path
-) -> None:
-    request = ResetRequest(1, 1234, init)
-    original = checkpoint(name)
-    undisturbed = tmp_path / "undisturbed" / "global_step5"
-    shutil.copytree(original, undisturbed)
-    reset(undisturbed, request)
-    expected = contents(undisturbed)
-    effect = 0
-    while True:
-        tag = tmp_path / f"killed-{effect}" / "global_step5"
-        shutil.copytree(original, tag)
-        killed = reset_killed_at(effect, tag, request)
-        assert why_unfinished(tag, 5) is None, "a half-operated tag is still the newest one, to be finished"
-        reset(tag, request)
-        assert contents(tag) == expected, effect
-        assert verify_tag(tag) == []
-        assert [r.operation.reset for r in valid_records(tag)] == [1]
-        assert not list(tag.rglob("*.gaff-tmp"))
-        shutil.rmtree(tag.parent)
-        if not killed:
-            break
-        effect += 1
-    assert effect > 20, "the kill points were reached"
-
-
-def test_killed_again_and_again_it_ends_all_the_same(checkpoint: GetTag, tmp_path: Path) -> None:
-    request = ResetRequest(1, 1234)
-    undisturbed = tmp_path / "undisturbed" / "global_step5"
-    shutil.copytree(checkpoint("zero1-fp32-tp2-pp2-dp2"), undisturbed)
-    reset(undisturbed, request)
-    tag = checkpoint("zero1-fp32-tp2-pp2-dp2")
-    effect = 3
-    while reset_killed_at(effect, tag, request):
-        effect += 2
-    assert contents(tag) == contents(undisturbed)
-    assert verify_tag(tag) == []
 
 
 def test_another_reset_first_finishes_the_one_that_was_begun(checkpoint: GetTag) -> None:
     tag = checkpoint("zero1-fp32-tp2-pp2-dp2")
-    half_done(tag, ResetRequest(1, 1234))
-    assert [f.id for f in verify_tag(tag)] == ["half-done-reset"]
+    half_done(tag, REQUEST)
+    assert [f.id for f in verify_tag(tag)] == ["half-done"]
     reset(tag, ResetRequest(2, 1234))
-    assert [r.operation.reset for r in valid_records(tag)] == [1, 2]
-    assert verify_tag(tag) == []
-
-
-def test_a_hard_linked_file_survives_a_kill_in_the_middle(checkpoint: GetTag, tmp_path: Path) -> None:
-    tag = checkpoint("zero1-fp32-pp1-tp1-dp1")
-    for path in tag.glob("*.pt"):
-        os.link(path, tmp_path / path.name)
-    before = {p.name: p.read_bytes() for p in tmp_path.glob("*.pt")}
-    effect = 2
-    while reset_killed_at(effect, tag, ResetRequest(1, 1)):
-        assert {p.name: p.read_bytes() for p in tmp_path.glob("*.pt")} == before
-        effect += 3
-    assert {p.name: p.read_bytes() for p in tmp_path.glob("*.pt")} == before
+    assert [r.operation.about["reset"] for r in valid_records(tag)] == [1, 2]
     assert verify_tag(tag) == []
 
 
 def test_records_of_a_tag_that_was_written_anew_do_not_hold(checkpoint: GetTag, unpacked_checkpoints: Path) -> None:
     tag = checkpoint("zero1-fp32-tp2-pp2-dp2")
-    reset(tag, ResetRequest(1, 1234))
+    reset(tag, REQUEST)
     for path in (unpacked_checkpoints / "zero1-fp32-tp2-pp2-dp2" / "global_step5").glob("*.pt"):
         shutil.copy(path, tag / path.name)  # as the trainer does when it trains over a tag
     assert len(records(tag)) == 1
     assert valid_records(tag) == []
-    assert not reset(tag, ResetRequest(1, 1234)).already_done
+    assert not reset(tag, REQUEST).already_done
     assert len(valid_records(tag)) == 1
 
 
@@ -186,76 +224,55 @@ def test_given_values_are_kept_in_the_tag_until_the_reset_is_done(
     init: str, checkpoint: GetTag, tmp_path: Path
 ) -> None:
     tag = checkpoint("zero1-fp32-tied-tp2-pp2")
-    step0 = checkpoint("zero1-fp32-pp1-tp1-dp1").rename(tag.parent / "global_step0")
-    spec = InitSpec("step0")
-    expected = CopyReader(read_layout(step0)).values(MASTER, 0, 12288)
+    step0 = checkpoint(SMALL).rename(tag.parent / "global_step0")
+    spec, expected = InitSpec("step0"), values(step0)
     if init == "file":
         spec = InitSpec("file", path=str(tmp_path / "given.safetensors"))
-        save_matrix(tmp_path / "given.safetensors", "anything", expected.reshape(512, 24), {})
+        save_file({"anything": expected}, tmp_path / "given.safetensors")
     half_done(tag, ResetRequest(1, 1, spec))
     shutil.rmtree(step0)  # where they came from is gone
     (tmp_path / "given.safetensors").unlink(missing_ok=True)
     assert finish_interrupted(tag) is not None
-    assert (CopyReader(read_layout(tag)).values(MASTER, 0, 12288) == expected).all()
+    assert np.array_equal(values(tag), expected)
     assert verify_tag(tag) == []
     assert not (tag / FOLDER / "new-values.safetensors").exists()
 
 
-def test_an_intent_of_another_state_of_the_tag_is_not_replayed(checkpoint: GetTag, unpacked_checkpoints: Path) -> None:
+def test_stored_values_that_are_gone_are_said_and_nothing_is_written(checkpoint: GetTag, tmp_path: Path) -> None:
+    tag = checkpoint("zero1-fp32-tied-tp2-pp2")
+    save_file({"anything": values(tag)[::-1].copy()}, tmp_path / "given.safetensors")
+    half_done(tag, ResetRequest(1, 1, InitSpec("file", path=str(tmp_path / "given.safetensors"))))
+    (tag / FOLDER / "new-values.safetensors").unlink()
+    before = contents(tag)
+    with pytest.raises(CheckpointError, match="the new values of the reset that was begun here are gone"):
+        finish_interrupted(tag)
+    assert contents(tag) == before
+    assert [f.id for f in verify_tag(tag)] == ["half-done"]
+
+
+@pytest.mark.parametrize("touched", [False, True], ids=["untouched file", "touched file"])
+def test_an_intent_of_another_state_of_the_tag_is_not_replayed(
+    touched: bool, checkpoint: GetTag, unpacked_checkpoints: Path
+) -> None:
+    """The trainer wrote over the tag: over a file that the reset leaves alone, or beside what it changes in one."""
     tag = checkpoint("zero1-fp32-tp2-pp2-dp2")
-    half_done(tag, ResetRequest(1, 1234))
-    for path in (unpacked_checkpoints / "zero1-fp16-tp2-dp2" / "global_step5").glob("mp_rank_0[01]*.pt"):
-        shutil.copy(path, tag / path.name)  # the trainer wrote over it
+    half_done(tag, REQUEST)
+    if touched:
+        flip(tag / "zero_pp_rank_0_mp_rank_00_optim_states.pt", "data.pkl", 2)
+    else:
+        for path in (unpacked_checkpoints / "zero1-fp16-tp2-dp2" / "global_step5").glob("mp_rank_0[01]*.pt"):
+            shutil.copy(path, tag / path.name)
     before = contents(tag)
     with pytest.raises(CheckpointError, match="belongs to an earlier state"):
-        reset(tag, ResetRequest(1, 1234))
+        reset(tag, REQUEST)
     assert contents(tag) == before
 
 
-def test_two_operations_at_once_are_refused(checkpoint: GetTag) -> None:
-    tag = checkpoint("zero1-fp32-pp1-tp1-dp1")
-    descriptor = os.open(tag, os.O_RDONLY)
-    try:
-        with exclusive_lock(descriptor), pytest.raises(InputError, match="another process is operating"):
-            reset(tag, ResetRequest(1, 1))
-    finally:
-        os.close(descriptor)
-    assert not reset(tag, ResetRequest(1, 1)).already_done
-
-
-def test_a_file_behind_a_symbolic_link_is_replaced_not_patched(checkpoint: GetTag, tmp_path: Path) -> None:
-    """As in the caches of Hugging Face and datalad."""
-    tag = checkpoint("zero1-fp32-pp1-tp1-dp1")
-    path = tag / "layer_00-model_00-model_states.pt"
-    elsewhere = path.rename(tmp_path / "blob")
-    path.symlink_to(elsewhere)
-    before = elsewhere.read_bytes()
-    reset(copy_tag(tag, tmp_path / "twin"), ResetRequest(1, 1))
-    assert elsewhere.read_bytes() == before
-    reset(tag, ResetRequest(1, 1))
-    assert elsewhere.read_bytes() == before
-    assert verify_tag(tag) == verify_tag(tmp_path / "twin" / "global_step5") == []
-
-
-def test_values_that_the_model_cannot_hold_are_refused_before_a_byte_is_written(checkpoint: GetTag) -> None:
-    for name, scale in (("zero1-fp16-tp2-dp2", 1e5), ("zero1-bf16-tp2-dp2", 1e38)):
-        tag = checkpoint(name)
-        before = {p: p.read_bytes() for p in tag.rglob("*") if p.is_file()}
-        with pytest.raises(InputError, match="not finite"):
-            reset(tag, ResetRequest(1, 1, InitSpec("normal", scale)))
-        assert {p: p.read_bytes() for p in tag.rglob("*") if p.is_file()} == before
-
-
-def test_an_unfinished_tag_is_not_operated_on(checkpoint: GetTag) -> None:
-    tag = checkpoint("zero1-fp32-pp1-tp1-dp1")
-    shutil.rmtree(tag / "configs")
-    with pytest.raises(CheckpointError, match="has no configs/"):
-        reset(tag, ResetRequest(1, 1, InitSpec("normal", 0.02)))
-
-
 def test_a_damaged_intent_is_said_not_guessed(checkpoint: GetTag) -> None:
-    tag = checkpoint("zero1-fp32-pp1-tp1-dp1")
+    tag = checkpoint(SMALL)
     (tag / FOLDER).mkdir()
-    (tag / FOLDER / INTENT).write_text("{")
-    with pytest.raises(CheckpointError, match=r"intent\.json.*cannot be read"):
-        finish_interrupted(tag)
+    for text in ("{", "[]", "{}", '{"schema": "gaff.operation/2"}', "\x00"):
+        (tag / FOLDER / INTENT).write_text(text)
+        with pytest.raises(CheckpointError, match=r"intent\.json.*cannot be read"):
+            finish_interrupted(tag)
+        assert [f.id for f in verify_tag(tag)] == ["damaged-record"]

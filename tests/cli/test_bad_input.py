@@ -88,7 +88,11 @@ CASES = {
         "model_parallel_size: 2",
         r"run\.yml:3: .*model_parallel_size: 2",
     ),
-    "a layout without resets": ("zero_optimization: {stage: 1}", "zero_optimization: {stage: 0}", r"ZeRO"),
+    "a parameter that the model lacks": (
+        "reset_every: 10",
+        "reset_every: 10\n  parameters: position_embedding",
+        r"run\.yml:\d+: .*position_embedding",
+    ),
 }
 
 

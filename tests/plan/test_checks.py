@@ -136,11 +136,22 @@ WRONG = [
     ("eval_iters: 0", "fp16: {loss_scale: 0}", "fp16-enabled", 31, "no key `enabled`"),
     ("global_num_gpus: 2", "global_num_gpus: 3\nmodel_parallel_size: 2", "gpus-layout", 16, "not a multiple"),
     ("eval_iters: 0", "train_batch_size: 5", "batch-size", 31, "x 2 data-parallel ranks (4)"),
-    ("pipe_parallel_size: 1\n", "", "layout-not-in-this-version", 0, "`pipe_parallel_size` of at least 1"),
-    ("{stage: 1}", "{stage: 0}", "layout-not-in-this-version", 20, "this is stage 0"),
-    ("type: Adam", "type: Lion", "optimizer-not-in-this-version", 22, "this is Lion"),
-    ("eval_iters: 0", "moe_num_experts: 4", "layout-not-in-this-version", 31, "mixture of experts"),
-    ("init_method: small_init", "init_method: scaled_orthogonal", "init-method", 14, "init_method scaled_orthogonal"),
+    ("type: Adam", "type: OneBitAdam", "optimizer-not-handled", 22, "adam, cpu_adam, cpu_torch_adam, lion, sgd"),
+    ("type: Adam", "type: sm3", "optimizer-not-handled", 22, "the optimizer sm3"),
+    ("type: Adam", "type: madgrad_wd", "optimizer-not-handled", 22, "the optimizer madgrad_wd"),
+    ("type: Adam", "type: AdamW", "not-a-choice", 22, "write type: Adam, whose weight decay is AdamW's"),
+    ("type: Adam", "type: Adagrad", "not-a-choice", 22, "no optimizer type Adagrad"),
+    ("eval_iters: 0", "use_bnb_optimizer: true", "optimizer-not-handled", 31, "8-bit"),
+    ("eval_iters: 0", "moe_num_experts: 4", "layout-not-handled", 31, "`moe_num_experts`"),
+    ("eval_iters: 0", "soft_prompt_tuning: {enabled: true}", "layout-not-handled", 31, "`soft_prompt_tuning`"),
+    (
+        "eval_iters: 0",
+        "attention_config: [[[mamba], 2]]\nmodel_parallel_size: 2",
+        "layout-not-handled",
+        31,
+        "tensor-parallel ranks share",
+    ),
+    ("init_method: small_init", "init_method: orthogonal", "init-method", 14, "init_method orthogonal"),
     ("eval_iters: 0", "use_mup: true", "init-method", 31, "use_mup"),
 ]
 
@@ -158,6 +169,99 @@ def test_bad_input_gets_one_sentence_with_file_and_line(
     assert found[0].where == Location("run.yml", line)
 
 
+#: (the gaff block's `parameters`, other keys, id, part of the sentence)
+NO_SUCH_PARAMETERS = [
+    ("output_embedding", ["no_weight_tying=false"], "parameters-tied", "embeddings are tied"),
+    ("'4.final_linear.weight'", ["no_weight_tying=false"], "parameters-no-match", "no parameter"),
+    ("position_embedding", [], "parameters-no-positions", "with pos_emb rotary"),
+    ("'0.position*'", [], "parameters-no-match", "no parameter"),
+    ("'*.attn.dense.weight'", [], "parameters-no-match", "did you mean `3.attention.dense.weight`?"),
+    ("'1.*'", [], "parameters-no-match", "transformer layers are 2 to 3"),
+    ("'4.mlp.linear1.weight'", [], "parameters-no-match", "did you mean `3.mlp.linear1.weight`?"),
+    ("'*.mlp.linear1.bias'", ["use_bias_in_mlp=false"], "parameters-no-match", "no parameter"),
+    ("'*norm.weight'", ["norm=rmsnorm"], "parameters-no-match", "no parameter"),
+]
+
+
+@pytest.mark.parametrize(("chosen", "others", "id", "part"), NO_SUCH_PARAMETERS)
+def test_parameters_that_the_model_does_not_have_are_refused(
+    write: Callable[..., Path], chosen: str, others: list[str], id: str, part: str
+) -> None:
+    path = write("seed: 7", f"parameters: {chosen}")
+    [problem] = check(load_config([path], others))
+    assert (problem.id, problem.where) == (id, Location("run.yml", 3))
+    assert part in str(problem)
+    assert check(load_config([path], [*others, "gaff.reset_every=never"])) == []
+
+
+def test_each_item_of_a_list_of_parameters_is_looked_at(problems: Problems) -> None:
+    found = problems("seed: 7", "parameters:\n    - input_embedding\n    - position_embedding\n    - '*.atention.*'")
+    assert [(problem.id, problem.where) for problem in found] == [
+        ("parameters-no-positions", Location("run.yml", 5)),
+        ("parameters-no-match", Location("run.yml", 6)),
+    ]
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["gaff.parameters=[input_embedding, output_embedding, '*.attention.dense.*', 6.final_linear.weight]",
+         "num_layers=2"],
+        ["gaff.parameters=position_embedding", "pos_emb=learned"],
+        ["gaff.parameters='*norm.scale'", "norm=rmsnorm"],
+        ["gaff.parameters='*.mixer.*'", "attention_config=[[[mamba], 2]]"],
+        ["gaff.parameters=5.norm.bias", "num_layers=2"],
+    ],
+)  # fmt: skip
+def test_parameters_that_the_model_has_or_may_have_pass(load: Load, overrides: list[str]) -> None:
+    assert check(load(*overrides)) == []
+
+
+@pytest.mark.parametrize(("pipe", "stages"), [(0, (0, 1, 2, 3)), (1, (0, 1)), (2, (0, 1))])
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bfloat16"])
+def test_resets_are_made_in_every_layout_that_gpt_neox_trains(
+    load: Load, pipe: int, stages: tuple[int, ...], precision: str
+) -> None:
+    for stage in stages:
+        for tied in ("true", "false"):
+            assert check(load(f"pipe_parallel_size={pipe}", f"zero_optimization.stage={stage}",
+                              f"precision={precision}", f"no_weight_tying={tied}")) == []  # fmt: skip
+
+
+@pytest.mark.parametrize("optimizer", ["Adam", "cpu_adam", "cpu_torch_adam", "Lion", "SGD"])
+def test_resets_know_the_state_of_the_usual_optimizers(load: Load, optimizer: str) -> None:
+    assert check(load(f"optimizer.type={optimizer}")) == []
+
+
+def test_the_bundled_trainer_has_its_own_optimizers(load: Load) -> None:
+    assert check(load("optimizer.type=AdamW", "gaff.trainer=bundled")) == []
+
+
+@pytest.mark.parametrize(
+    ("parameters", "overrides", "keys"),
+    [
+        ("'*.mlp.linear2.weight'", ["output_layer_init_method=strange", "init_method=strange"],
+         ["output_layer_init_method"]),
+        ("'*.linear?.weight'", ["output_layer_init_method=strange", "init_method=strange"],
+         ["init_method", "output_layer_init_method"]),
+        ("output_embedding", ["output_layer_init_method=strange"], []),
+        ("['*norm*', '*.bias']", ["output_layer_init_method=strange", "init_method=strange"], []),
+        ("'*.in_proj.weight'", ["init_method=strange", "attention_config=[[[mamba], 2]]"], ["init_method"]),
+    ],
+)  # fmt: skip
+def test_only_the_initialisers_that_are_used_must_be_known(
+    load: Load, parameters: str, overrides: list[str], keys: list[str]
+) -> None:
+    found = check(load(f"gaff.parameters={parameters}", *overrides))
+    assert [(problem.id, str(problem.where).split("=")[0]) for problem in found] == [
+        ("init-method", f"-o {key}") for key in keys
+    ]
+
+
+def test_a_number_of_layers_beyond_reason_costs_no_memory(load: Load) -> None:
+    assert check(load("num_layers=1000000000000", "gaff.parameters='9.*'")) == []
+
+
 def test_one_mistake_gives_one_problem(problems: Problems) -> None:
     mistakes = (
         ("num_layers: 2", "num_layers: two"),
@@ -173,6 +277,9 @@ def test_one_mistake_gives_one_problem(problems: Problems) -> None:
         ("lr: 0.001", "lr:"),
         ("betas: [0.9, 0.95]", "betas: [.nan, 0.95]"),
         ("eval_iters: 0", "eval_iters: 0\ntrain_batch_size: many"),
+        ("reset_every: 100\n", "reset_every: 100\n  parameters: output_embeding\n"),
+        ("pos_emb: rotary", "pos_emb: rotery\ngaff: {reset_every: 100, parameters: position_embedding}"),
+        ("no_weight_tying: true", "no_weight_tying: 1\ngaff: {reset_every: 100, parameters: output_embedding}"),
     )
     for old, new in mistakes:
         assert len(problems(old, new)) == 1, [str(problem) for problem in problems(old, new)]
@@ -232,6 +339,12 @@ REMARKABLE = [
     ("gradient_clipping: 0.5\n", "", "clipping-not-applied", 0),
     ("betas: [0.9, 0.95]", "betas: [0.9, 0.999]", "beta2-overshoot", 25),
     ("betas: [0.9, 0.95]\n", "x: 1\n", "beta2-overshoot", 23),
+    (
+        "type: Adam\n  params:\n    lr: 0.001\n    betas: [0.9, 0.95]",
+        "type: CPU_Adam\n  params: {lr: 0.001}\nx:\n    y: 1",
+        "beta2-overshoot",
+        23,
+    ),
     ("log_interval: 10", "log_interval: 30", "log-interval", 2),
     ("seed: 7", "first_reset: 105", "log-interval", 3),
     ("eval_iters: 0", "eval_iters: 10", "validation-off", 31),
@@ -258,6 +371,12 @@ def test_what_runs_otherwise_than_it_reads_gets_a_warning(
 def test_clipping_given_to_deepspeed_itself_needs_no_warning(warned: Problems) -> None:
     new = "gradient_clipping: 1.0\ndeepspeed_extra_args: {gradient_clipping: 1.0}"
     assert warned("gradient_clipping: 0.5", new) == []
+
+
+@pytest.mark.parametrize("optimizer", ["Lion", "SGD"])
+def test_only_adam_overshoots_after_its_moments_are_zeroed(warned: Problems, optimizer: str) -> None:
+    assert warned("type: Adam\n  params:\n    lr: 0.001\n    betas: [0.9, 0.95]",
+                  f"type: {optimizer}\n  params: {{lr: 0.001}}\nx:\n    y: 1") == []  # fmt: skip
 
 
 def test_linear_decay_may_end_early(warned: Problems) -> None:

@@ -15,7 +15,7 @@ import pytest
 
 from gaff.cli.plan import add_parser, render_plan
 from gaff.errors import InputError
-from gaff.plan.config import Config
+from gaff.plan.config import Config, load_config
 from gaff.plan.plan import build_plan
 from gaff.plan.settings import GaffSettings
 
@@ -124,6 +124,16 @@ def test_shipped_configs_lack_only_the_users_own_files(
     assert {problem["id"] for problem in whole["problems"]} == {"data-file-missing", "tokenizer-file-missing"}
     assert whole["warnings"] == []
     assert len(whole["resets"]) == 142
+
+
+@pytest.mark.parametrize(
+    ("name", "pipe", "stage", "precision"),
+    [("14m", 0, 0, "fp16"), ("31m", 0, 0, "fp16"), ("70m", 1, 1, "fp16"), ("160m", 1, 1, "fp16"),
+     ("410m", 1, 1, "fp16"), ("1b", 1, 0, "bfloat16")],
+)  # fmt: skip
+def test_shipped_configs_have_pythias_own_layouts(name: str, pipe: int, stage: int, precision: str) -> None:
+    plan = build_plan(load_config([CONFIGS / f"pythia-{name}.yml"]))
+    assert plan.layout == f"{precision}, ZeRO {stage}, tensor parallel 1, pipeline {pipe}"
 
 
 def test_there_are_the_six_configs() -> None:

@@ -120,6 +120,12 @@ def test_unknown_gaff_key_names_the_nearest(problems: Problems) -> None:
         ("reset_every: 10\n  init: normal:inf", "above 0 (from 1.2e-38 to 10000)"),
         ("reset_every: 10\n  init: uniform:x", "must be config, matched, step0, normal:STD, uniform:BOUND"),
         ("reset_every: 10\n  neox_dir: 5", "must be a path, not the number `5`"),
+        ("reset_every: 10\n  parameters: embedding", "a pattern of parameter names, or a list of these, not the text"),
+        ("reset_every: 10\n  parameters: 5", "or a list of these, not the number `5`"),
+        ("reset_every: 10\n  parameters:", "or a list of these, not empty"),
+        ("reset_every: 10\n  parameters: []", "with at least one, not a list"),
+        ("reset_every: 10\n  parameters:\n    - input_embedding\n    - 7", "or a list of these, not the number `7`"),
+        ("reset_every: 10\n  parameters: {a: b}", "or a list of these, not a mapping"),
     ],
 )
 def test_mistyped_gaff_values_say_what_was_expected(problems: Problems, line: str, expected: str) -> None:
@@ -131,7 +137,7 @@ def test_mistyped_gaff_values_say_what_was_expected(problems: Problems, line: st
 
 @pytest.mark.parametrize(
     "line",
-    ["watch: {hang: 5}", "lr_schedule: restart", "keep: 3 last", "parameters: output_embedding"],
+    ["watch: {hang: 5}", "lr_schedule: restart", "keep: 3 last"],
 )
 def test_what_the_design_knows_and_this_version_lacks_is_refused_by_name(problems: Problems, line: str) -> None:
     [problem] = problems("seed: 7", line)
@@ -198,6 +204,25 @@ def test_the_effective_config_reads_back_equal(load: Load, write: Write) -> None
     again = load_config([write(name="effective.yml", text=config.to_yaml())])
     assert again == config
     assert yaml.load(config.to_yaml(), Loader=yaml.FullLoader)["gaff"]["reset_every"] == 100
+
+
+@pytest.mark.parametrize(
+    ("written", "parameters", "dumped"),
+    [
+        ("input_embedding", ("input_embedding",), None),
+        ("[input_embedding]", ("input_embedding",), None),
+        ("output_embedding", ("output_embedding",), "output_embedding"),
+        ("['*.attention.dense.weight']", ("*.attention.dense.weight",), "*.attention.dense.weight"),
+        ("[5.norm.*, input_embedding]", ("5.norm.*", "input_embedding"), ["5.norm.*", "input_embedding"]),
+    ],
+)
+def test_parameters_read_back_equal_and_one_is_written_as_plain_text(
+    load: Load, write: Write, written: str, parameters: tuple[str, ...], dumped: object
+) -> None:
+    config = load(f"gaff.parameters={written}")
+    assert config.gaff.parameters == parameters
+    assert load_config([write(name="effective.yml", text=config.to_yaml())]) == config
+    assert yaml.load(config.to_yaml(), Loader=yaml.FullLoader)["gaff"].get("parameters") == dumped
 
 
 def test_a_baseline_reads_back_as_a_baseline(load: Load, write: Write) -> None:

@@ -93,6 +93,38 @@ def test_json_carries_schema_and_everything_the_table_shows(load: Load) -> None:
     assert whole["warnings"][0]["file"] == "-o gradient_clipping=1.0"
 
 
+def test_what_is_forgotten_is_named_and_counted(load: Load) -> None:
+    plan = build_plan(load("gaff.parameters=[output_embedding, '3.mlp.*']"))
+    assert plan.model is not None
+    layer = 4 * 64 * 64 + 4 * 64 + 4 * 64 * 64 + 64
+    names = ["3.mlp.linear1.weight", "3.mlp.linear1.bias", "3.mlp.linear2.weight", "3.mlp.linear2.bias"]
+    found = plan.to_json()["parameters"]
+    assert found["chosen"] == ["output_embedding", "3.mlp.*"]
+    assert found["names"] == [*names, "6.final_linear.weight"]
+    assert found["count"] == 512 * 64 + layer
+    assert found["share"] == found["count"] / plan.model.total
+    said = f"output embedding, 3.mlp.* (5 tensors, {found['count']:,} parameters, {found['share']:.1%} of the model)"
+    assert plan.forgets.startswith(f"{said}, new values as the config's init methods, moments zero")
+
+
+def test_what_is_forgotten_without_saying_is_the_input_embedding(load: Load) -> None:
+    plan = build_plan(load())
+    assert plan.model is not None
+    assert plan.forgets.startswith(f"input embedding (32,768 parameters, {plan.model.share:.1%} of the model), ")
+    assert plan.to_json()["parameters"]["names"] == ["0.word_embeddings.weight"]
+    assert build_plan(load("gaff.reset_every=never")).to_json()["parameters"] is None
+
+
+def test_what_cannot_be_counted_is_named_as_far_as_it_is_known(load: Load) -> None:
+    no_file = build_plan(load("tokenizer_type=HFTokenizer", "gaff.parameters='2.*.dense.*'"))
+    names = ["2.attention.dense.weight", "2.attention.dense.bias"]
+    assert no_file.to_json()["parameters"] == {"chosen": ["2.*.dense.*"], "names": names, "count": None, "share": None}
+    assert no_file.forgets.startswith("2.*.dense.*, new values")
+    mamba = build_plan(load("attention_config=[[[mamba], 2]]"))
+    assert mamba.to_json()["parameters"]["names"] is None
+    assert mamba.forgets.startswith("input embedding, new values")
+
+
 def test_there_is_no_plan_without_train_iters(load: Load) -> None:
     with pytest.raises(InputError, match=r"^-o train_iters=: there is no plan without"):
         build_plan(load("train_iters="))

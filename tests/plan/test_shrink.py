@@ -13,6 +13,7 @@ from gaff.plan.checks import check
 from gaff.plan.config import Config, load_config
 from gaff.plan.plan import Plan, build_plan
 from gaff.plan.shrink import shrink
+from gaff.trainers.bundled.support import unsupported
 
 Write = Callable[..., Path]
 CONFIGS = Path(__file__).parents[2] / "neox_configs"
@@ -119,6 +120,56 @@ def test_tensor_parallelism_goes_to_one_and_is_said() -> None:
     small, said = shrink(pythia("model_parallel_size=2"), **GIVEN)
     assert small.get("model_parallel_size") == 1
     assert "model_parallel_size 2 -> 1" in said
+
+
+@pytest.mark.parametrize(("stage", "expected"), [(0, 0), (1, 1), (2, 2), (3, 2)])
+def test_the_zero_stage_is_kept_as_far_as_the_bundled_trainer_has_it(stage: int, expected: int) -> None:
+    small, said = shrink(pythia(f"zero_optimization.stage={stage}", "pipe_parallel_size=0"), **GIVEN)
+    assert small.get("zero_optimization.stage") == expected
+    assert ("ZeRO stage 3 -> 2" in said) == (stage == 3)
+    assert not any("pipe_parallel_size" in sentence for sentence in said)
+
+
+@pytest.mark.parametrize("layout", [(0, 0), (0, 1), (0, 2), (0, 3), (1, 0), (1, 1)])
+def test_the_bundled_trainer_takes_the_rehearsal_of_every_layout(layout: tuple[int, int]) -> None:
+    pipe, stage = layout
+    config = pythia(f"pipe_parallel_size={pipe}", f"zero_optimization.stage={stage}")
+    small, _ = shrink(config, **GIVEN, precision="bfloat16")
+    assert unsupported(small.neox) == []
+    assert check(small, files=False) == []
+
+
+@pytest.mark.parametrize(
+    ("chosen", "expected"),
+    [
+        ("input_embedding", ("input_embedding",)),
+        ("output_embedding", ("output_embedding",)),
+        ("'*.attention.dense.weight'", ("*.attention.dense.weight",)),
+        ("'*norm*'", ("*norm*",)),
+        ("2.mlp.linear1.weight", ("2.mlp.linear1.weight",)),
+        # 24 layers become 4: layers 2 to 25 -> 2 to 5, norm 27 -> 7, head 28 -> 8
+        ("25.mlp.linear1.weight", ("5.mlp.linear1.weight",)),
+        ("8.mlp.linear1.weight", ("3.mlp.linear1.weight",)),
+        ("27.norm.weight", ("7.norm.weight",)),
+        ("28.final_linear.weight", ("8.final_linear.weight",)),
+        ("'2[0-5].mlp.linear1.weight'", ("5.mlp.linear1.weight",)),
+        ("'1?.mlp.linear1.*'", tuple(f"{n}.mlp.linear1.{part}" for n in (3, 4) for part in ("weight", "bias"))),
+        ("['7.*norm.bias', input_embedding]",
+         ("2.input_layernorm.bias", "2.post_attention_layernorm.bias", "input_embedding")),
+    ],
+)  # fmt: skip
+def test_what_is_forgotten_keeps_its_kind_and_depth(chosen: str, expected: tuple[str, ...]) -> None:
+    config = pythia(f"gaff.parameters={chosen}", name="410m")
+    small, said = shrink(config, **GIVEN)
+    assert small.gaff.parameters == expected
+    assert check(small, files=False) == []
+    assert any(sentence.startswith("parameters ") for sentence in said) == (expected != config.gaff.parameters)
+
+
+def test_values_from_a_file_do_not_fit_and_are_replaced() -> None:
+    small, said = shrink(pythia("gaff.init=/new.safetensors"), **GIVEN)
+    assert str(small.gaff.init) == "matched"
+    assert "init /new.safetensors -> matched" in said
 
 
 def test_precision_is_kept_unless_another_is_asked_for() -> None:

@@ -3,7 +3,8 @@
 
     python drive.py RUN_DIR TEMPLATE MODES_JSON [EFFECT]
 
-With EFFECT the process kills itself with SIGKILL at that chunk of new bytes of a reset, counted over the process.
+With EFFECT the process kills itself with SIGKILL in the middle of that write into a checkpoint, counted over the
+process.
 """
 
 from __future__ import annotations
@@ -12,11 +13,9 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from gaff.checkpoint import transaction
 from gaff.errors import GaffError
 from gaff.plan.config import load_config
 from gaff.plan.schedule import schedule
@@ -50,26 +49,26 @@ def build(root: Path, template: Path, modes: dict[int, str], iteration_s: float 
     )
 
 
-def die_at_chunk(effect: int) -> None:
-    real = transaction.new_bytes
+def die_at_write(effect: int) -> None:
+    """Let half of the ``effect``-th write into a checkpoint reach it, and no more."""
+    real = os.pwrite
 
-    def counted(*arguments: Any) -> Iterator[bytes]:
+    def counted(descriptor: int, data: Any, offset: int) -> int:
         nonlocal effect
-        for chunk in real(*arguments):
-            yield chunk[: len(chunk) // 2]
-            effect -= 1
-            if effect == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-            yield chunk[len(chunk) // 2 :]
+        effect -= 1
+        if effect == 0:
+            real(descriptor, data[: len(data) // 2], offset)
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(descriptor, data, offset)
 
-    transaction.new_bytes = counted  # type: ignore[assignment]
+    os.pwrite = counted
 
 
 def main() -> int:
     root, template = Path(sys.argv[1]), Path(sys.argv[2])
     modes = {int(stop): mode for stop, mode in json.loads(sys.argv[3]).items()}
     if len(sys.argv) > 4:
-        die_at_chunk(int(sys.argv[4]))
+        die_at_write(int(sys.argv[4]))
     root.mkdir(parents=True, exist_ok=True)
     try:
         with run_lock(root / "lock"):

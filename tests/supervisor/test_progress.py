@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from gaff.checkpoint import surgery
-from gaff.checkpoint.layout import read_layout
-from gaff.checkpoint.surgery import ResetRequest, plan_reset
+from gaff.checkpoint.layout.read import read_layout
+from gaff.checkpoint.surgery import perform
+from gaff.checkpoint.surgery.reset import ResetRequest, plan_reset
 from gaff.checkpoint.transaction import apply, begin, begun_operation, valid_records
 from gaff.errors import EXIT_RESUMABLE, InputError, Interrupted, TrainerError
 from gaff.plan.config import Config, load_config
@@ -88,7 +88,7 @@ def test_a_run_killed_in_a_reset_finishes_it_in_place(
     def killed(*arguments: Any) -> None:
         raise Killed
 
-    monkeypatch.setattr(surgery, "commit", killed)
+    monkeypatch.setattr(perform, "commit", killed)
     with pytest.raises(Killed):
         build(root, template, {}).run()
     monkeypatch.undo()
