@@ -11,6 +11,7 @@ import fcntl
 import json
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -65,6 +66,11 @@ def clone_or_copy(source: Path, target: Path) -> None:
         except OSError:
             shutil.copyfile(source, target)
     shutil.copystat(source, target)
+
+
+def make_writable(path: Path) -> None:
+    """Let the owner write to a file or directory."""
+    path.chmod(path.stat().st_mode | (stat.S_IRWXU if path.is_dir() else stat.S_IWUSR))
 
 
 def write_durably(path: Path, data: bytes) -> None:

@@ -39,9 +39,8 @@ def why_unfinished(tag: Path, iteration: int) -> str | None:
 def operated_files(tag: Path) -> set[str]:
     """Files that surgery patched after the trainer was done with them, or was about to."""
     begun = begun_operation(tag)
-    if begun is not None:
-        return set(begun.crcs_before)
-    return {name for record in valid_records(tag) for name in record.outcome.crcs_after}
+    under_way = set() if begun is None else set(begun.crcs_before)
+    return under_way.union(*(record.outcome.crcs_after for record in valid_records(tag)))
 
 
 def mark_complete(tag: Path) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache, lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 _POLYNOMIAL = 0xEDB88320  # CRC-32 (ISO-HDLC), reflected; the one of zip (APPNOTE 4.4.7)
 _ALL_ONES = 0xFFFFFFFF  # what the register starts with, and what its end is inverted by
+_CHUNK_BYTES = 1 << 22
 
 
 @cache
@@ -34,6 +36,18 @@ def _fastest() -> Callable[[ReadableBuffer, int], int]:
 def crc32(data: ReadableBuffer, value: int = 0) -> int:
     """CRC-32 of contiguous ``data``; ``value`` is the CRC of what came before it."""
     return _fastest()(data, value)
+
+
+def file_crc(path: Path) -> int | None:
+    """The CRC-32 of a whole file; None where it cannot be read."""
+    crc = 0
+    try:
+        with open(path, "rb") as file:
+            while chunk := file.read(_CHUNK_BYTES):
+                crc = crc32(chunk, crc)
+    except OSError:
+        return None
+    return crc
 
 
 def combined_crc(crc1: int, crc2: int, length2: int) -> int:

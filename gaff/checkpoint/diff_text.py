@@ -44,7 +44,7 @@ def render_against_all(found: Mapping[str, Any]) -> str:
     if not found["tags"]:
         lines.append("there is no other tag in this save directory")
     elif found["sound"]:
-        lines.append("no other tag has the master weights of A")
+        lines.append("no tag of another iteration has the master weights of A")
     return "\n".join(lines)
 
 

@@ -13,9 +13,11 @@ from gaff.checkpoint.layout.layout import Layout
 from gaff.checkpoint.layout.parameter import INPUT_EMBEDDING
 from gaff.checkpoint.layout.read import read_layout
 from gaff.checkpoint.survey import survey
-from gaff.checkpoint.transaction import Record, begun_operation, valid_records
+from gaff.checkpoint.transaction import Record, begun_operation, refuse_half_done, valid_records
+from gaff.errors import CheckpointError
 
 SCHEMA = "gaff.inspection/2"
+_MOST_LISTED = 32  # copies that a page shows one by one
 
 # What an optimizer keeps tells which it is (torch.optim, deepspeed.ops).
 _OPTIMIZERS = {
@@ -35,7 +37,7 @@ def inspect_tag(tag: Path, *patterns: str) -> dict[str, Any]:
         CheckpointError: incomplete, damaged or of a layout that is not handled.
         InputError: there is no such parameter.
     """
-    layout = read_layout(tag)
+    layout = _layout(tag)
     names = layout.named(*(patterns or ("input_embedding",)))
     statistics = survey(layout, names, states=False).statistics
     total = sum(parameter.numel for parameter in layout.parameters.values())
@@ -70,6 +72,15 @@ def inspect_tag(tag: Path, *patterns: str) -> dict[str, Any]:
     }
 
 
+def _layout(tag: Path) -> Layout:
+    """The tag's layout; where a resize was cut short, files of both sizes stand side by side and there is none."""
+    try:
+        return read_layout(tag)
+    except CheckpointError:
+        refuse_half_done(tag)
+        raise
+
+
 def _optimizer(layout: Layout) -> str:
     states = layout.states(INPUT_EMBEDDING)
     return _OPTIMIZERS.get(tuple(sorted(states)), ", ".join(states)) or "no state (step 0, or SGD without momentum)"
@@ -80,8 +91,8 @@ def _done(record: Record) -> dict[str, Any]:
     return {"kind": operation.kind, "at": operation.began, **operation.about}
 
 
-def render_inspection(found: Mapping[str, Any]) -> str:
-    """The same as a page of text."""
+def render_inspection(found: Mapping[str, Any], *, every_copy: bool = False) -> str:
+    """The same as a page of text; where there are many copies, they are counted unless ``every_copy`` is asked for."""
     topology = found["topology"]
     lines = [
         f"{found['checkpoint']}",
@@ -98,8 +109,13 @@ def render_inspection(found: Mapping[str, Any]) -> str:
     lines += [f"  {_line_of(done)}" for done in found["operations"]]
     scalars = Counter((s["name"], s["value"]) for s in found["shared_scalars"])
     lines += [f"  shared scalar    {name} = {value:g} ({count} places)" for (name, value), count in scalars.items()]
+    copies = sum(len(parameter["copies"]) for parameter in found["looked_into"])
+    listed = every_copy or copies <= _MOST_LISTED
     for parameter in found["looked_into"]:
-        lines += _parameter_lines(parameter, topology["tensor"])
+        lines += _parameter_lines(parameter)
+        lines += _copy_lines(parameter, topology["tensor"]) if listed else _counts(parameter)
+    if not listed:
+        lines.append(f"  --all lists each of the {copies:,} copies with its file, bytes and rows")
     return "\n".join(lines)
 
 
@@ -113,20 +129,36 @@ def _line_of(done: Mapping[str, Any]) -> str:
     return f"{done['kind']:<16} {done['at']}"
 
 
-def _parameter_lines(parameter: Mapping[str, Any], tensor: int) -> list[str]:
+def _parameter_lines(parameter: Mapping[str, Any]) -> list[str]:
     shape = " x ".join(f"{size:,}" for size in parameter["shape"])
-    kinds = Counter(copy["kind"] for copy in parameter["copies"])
     return [
         f"  {parameter['name']}",
         f"    {shape} = {parameter['parameters']:,} ({parameter['share']:.1%} of the model), "
         f"norm {parameter['norm']:.6g}, mean {parameter['mean']:.4g}, std {parameter['std']:.6g}",
-        "    copies: " + ", ".join(f"{count} {kind}" for kind, count in kinds.items()),
-        *(
-            f"    {c['file']:<52} {c['record']:<9} bytes [{c['offset']}, {c['offset'] + c['length']})  "
-            f"{c['kind']:<10} {c['dtype']:<8} rank {c['tensor_rank']}, {_place(parameter, c, tensor)}"
-            for c in parameter["copies"]
-        ),
     ]
+
+
+def _counts(parameter: Mapping[str, Any]) -> list[str]:
+    kinds = Counter(copy["kind"] for copy in parameter["copies"])
+    files = len({copy["file"] for copy in parameter["copies"]})
+    return [f"    copies: {', '.join(f'{count} {kind}' for kind, count in kinds.items())}, in {files:,} files"]
+
+
+def _copy_lines(parameter: Mapping[str, Any], tensor: int) -> list[str]:
+    cells = [
+        (
+            copy["file"],
+            copy["record"],
+            f"bytes [{copy['offset']}, {copy['offset'] + copy['length']})",
+            copy["kind"],
+            copy["dtype"],
+            f"rank {copy['tensor_rank']}, {_place(parameter, copy, tensor)}",
+        )
+        for copy in parameter["copies"]
+    ]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    padded = ("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)) for row in cells)
+    return [*_counts(parameter), *(f"    {line.rstrip()}" for line in padded)]
 
 
 def _place(parameter: Mapping[str, Any], copy: Mapping[str, Any], tensor: int) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -148,12 +149,12 @@ class Operation:
             "operation": self.kind,
             "iteration": self.iteration,
             "began": self.began,
-            "about": dict(self.about),
+            "about": storable(dict(self.about)),
             "crcs_before": dict(self.crcs_before),
             "untouched": dict(self.untouched),
             "parameters": {name: asdict(p) for name, p in self.parameters.items()},
             "selections": {name: s.to_json() for name, s in self.selections.items()},
-            "sources": {name: s.to_json() for name, s in self.sources.items()},
+            "sources": storable({name: s.to_json() for name, s in self.sources.items()}),
             "edits": [asdict(e) for e in self.edits],
             "patches": [asdict(p) for p in self.patches],
             "replaced": dict(self.replaced),
@@ -164,11 +165,11 @@ class Operation:
         """``folder`` is the one that the fields were read from.
 
         Raises:
-            KeyError, TypeError, ValueError: they are not an operation.
+            AttributeError, KeyError, TypeError, ValueError: they are not an operation on files of one tag.
         """
         if fields["schema"] != SCHEMA:
             raise ValueError(f"schema {fields['schema']!r} is not {SCHEMA!r}")
-        return cls(
+        operation = cls(
             kind=str(fields["operation"]),
             iteration=int(fields["iteration"]),
             about=dict(fields["about"]),
@@ -182,6 +183,42 @@ class Operation:
             patches=tuple(Patch(**p) for p in fields["patches"]),
             replaced=dict(fields["replaced"]),
         )
+        operation._refuse_loose_ends()
+        return operation
+
+    def _refuse_loose_ends(self) -> None:
+        """Make sure that all names lead somewhere, and none out of the tag: it may come from other people."""
+        for name in (*self.crcs_before, *self.untouched):
+            refuse_path(name)
+        if self.touched != set(self.crcs_before):
+            raise ValueError("it does not say what all of its files were before")
+        for edit in self.edits:
+            if edit.copy.parameter not in self.parameters or edit.content not in (ZEROS, *self.sources):
+                raise ValueError(f"{edit.content!r} for {edit.copy.parameter!r} comes from nowhere")
+
+
+def refuse_path(name: str) -> None:
+    """Make sure that a name is that of a file in a tag.
+
+    Raises:
+        ValueError: it is a path to elsewhere.
+    """
+    if Path(name).name != name or not name.endswith(".pt"):
+        raise ValueError(f"{name!r} is no file of a checkpoint")
+
+
+def storable(value: Any) -> Any:
+    """``value`` as JSON and UTF-8 can hold it.
+
+    Numbers that are not finite become null, tuples lists, and what is no character in a file's name its escape.
+    """
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, dict):
+        return {key: storable(item) for key, item in value.items()}
+    return [storable(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def record_crcs(path: Path) -> RecordCrcs:

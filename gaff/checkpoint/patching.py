@@ -20,7 +20,7 @@ from gaff.checkpoint.operation import ZEROS, Edit, Operation, RecordCrcs
 from gaff.checkpoint.reader import TASK_ELEMENTS, OpenFiles, in_parallel, pieces
 from gaff.checkpoint.rounding import rounded
 from gaff.checkpoint.sources import block_values
-from gaff.files import clone_or_copy, fsync_directory
+from gaff.files import clone_or_copy, fsync_directory, make_writable
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -61,6 +61,7 @@ def _own_file(path: Path) -> Path:
         return path
     target = path.with_name(f".{path.name}.gaff-tmp")
     clone_or_copy(path, target)
+    make_writable(target)
     return target
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 PIECE_ELEMENTS = 1 << 17  # stays in the processor's cache; smaller ones lose more to the interpreter
 TASK_ELEMENTS = 1 << 22  # what one thread works on without coming back
+_MOST_OPEN = 24  # files a thread; in 16 threads, and on two tags at once, below the usual limit of 1024 a process
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -43,7 +44,7 @@ def in_parallel(work: Callable[[Item], Result], items: Iterable[Item]) -> list[R
 
 
 class OpenFiles:
-    """Files of one folder, opened when first needed and closed together.  For one thread."""
+    """Files of one folder, opened when needed; the last few stay open until all are closed.  For one thread."""
 
     def __init__(self, folder: Path, flags: int = os.O_RDONLY) -> None:
         self.folder = folder
@@ -62,6 +63,8 @@ class OpenFiles:
 
     def __getitem__(self, name: str) -> int:
         if name not in self._descriptors:
+            if len(self._descriptors) == _MOST_OPEN:
+                os.close(self._descriptors.pop(next(iter(self._descriptors))))
             self._descriptors[name] = os.open(self.folder / name, self._flags)
         return self._descriptors[name]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,7 +63,16 @@ class RowSelection:
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> RowSelection:
-        return cls(int(fields["rows"]), tuple((int(a), int(b)) for a, b in fields["runs"]))
+        """The inverse of :meth:`to_json`.
+
+        Raises:
+            KeyError, TypeError, ValueError: the fields are no selection.
+        """
+        rows, runs = int(fields["rows"]), tuple((int(a), int(b)) for a, b in fields["runs"])
+        edges = [edge for run in runs for edge in run]
+        if any(a >= b for a, b in pairwise(edges)) or (edges and not 0 <= edges[0] < edges[-1] <= rows):
+            raise ValueError(f"the runs are not ascending, or not of rows 0 to {rows - 1}")
+        return cls(rows, runs)
 
 
 def all_rows(rows: int) -> RowSelection:

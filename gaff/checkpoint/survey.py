@@ -125,9 +125,10 @@ class _Surveyor:
         with OpenFiles(self.layout.path) as files:
             for start, stop in pieces(task.start, task.stop):
                 values = self._piece(files, part, copies, start, stop).astype(np.float64)
-                total += float(values.sum())
-                values *= values  # not a dot product: BLAS would start threads of its own under ours
-                squares += float(values.sum())
+                with np.errstate(invalid="ignore"):  # a run that diverged has infinities of both signs
+                    total += float(values.sum())
+                    values *= values  # not a dot product: BLAS would start threads of its own under ours
+                    squares += float(values.sum())
         return part._replace(total=total, squares=squares)
 
     def _piece(self, files: OpenFiles, part: _Part, copies: list[Copy], start: int, stop: int) -> NDArray[Any]:
@@ -181,14 +182,18 @@ def disagreeing_elements(copy: Copy, values: NDArray[Any], truth: NDArray[Any]) 
 
 
 def different_elements(mine: NDArray[Any], truth: NDArray[Any]) -> int:
-    """How many elements of ``mine`` are not ``truth`` rounded to its dtype, bit for bit."""
+    """How many elements of ``mine`` are not ``truth`` rounded to its dtype, bit for bit.
+
+    Any NaN is as good as another: which bits a rounded one has is the hardware's choice.
+    """
     import numpy as np
 
     expected = rounded(truth, mine.dtype)  # beyond float16's range is infinity, as in training
     if np.array_equal(mine.view(np.uint8), expected.view(np.uint8)):
         return 0
     bits = np.dtype(f"u{mine.dtype.itemsize}")
-    return int(np.count_nonzero(mine.view(bits) != expected.view(bits)))
+    differ = mine.view(bits) != expected.view(bits)
+    return int(np.count_nonzero(differ & ~(np.isnan(mine) & np.isnan(expected))))
 
 
 def _joined(layout: Layout, tasks: Sequence[_Task], parts: Sequence[_Part]) -> Survey:
@@ -208,6 +213,6 @@ def _joined(layout: Layout, tasks: Sequence[_Task], parts: Sequence[_Part]) -> S
     for name, (total, squares) in sums.items():
         numel = layout.parameters[name].numel
         mean = total / numel
-        spread = max(0.0, squares / numel - mean * mean)
+        spread = max(squares / numel - mean * mean, 0.0)  # in this order, which keeps NaN
         found.statistics[name] = Statistics(math.sqrt(squares), mean, math.sqrt(spread))
     return found

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from gaff import __version__
-from gaff.checkpoint.operation import Operation, RecordCrcs, crc_digest, record_crcs
+from gaff.checkpoint.operation import SCHEMA, Operation, RecordCrcs, crc_digest, record_crcs, refuse_path
 from gaff.checkpoint.patching import Outcome, patch_files
 from gaff.checkpoint.sources import GoneValues
 from gaff.checkpoint.tag import TagFiles
@@ -51,6 +51,19 @@ def begun_operation(tag: Path) -> Operation | None:
     return None if fields is None else _operation(fields, path)
 
 
+def refuse_half_done(tag: Path) -> None:
+    """Make sure that no operation was begun in a tag and cut short.
+
+    Raises:
+        CheckpointError: one was.
+    """
+    begun = begun_operation(tag)
+    if begun is not None:
+        what = f"a {begun.kind} was begun here and not finished"
+        remedy = "finish it with `gaff surgery finish`"
+        raise CheckpointError(Problem("half-done", what, remedy, Location(str(tag))))
+
+
 def records(tag: Path) -> list[Record]:
     """All records in the tag, oldest first, whether or not they still hold."""
     found = []
@@ -60,6 +73,8 @@ def records(tag: Path) -> list[Record]:
             operation = _operation(fields, path)
             try:
                 outcome = Outcome(dict(fields["crcs_after"]), tuple(fields["written"]))
+                for name in outcome.crcs_after:
+                    refuse_path(name)
             except (KeyError, TypeError, ValueError) as error:
                 raise _damaged(path, error) from None
             found.append(Record(operation, outcome, path))
@@ -67,23 +82,32 @@ def records(tag: Path) -> list[Record]:
 
 
 def _operation(fields: dict[str, Any], path: Path) -> Operation:
+    schema = fields.get("schema")
+    if schema != SCHEMA and str(schema).startswith("gaff."):
+        what = f"is of another version of GAFF ({schema}, where this one writes {SCHEMA})"
+        remedy = "use that version, or move the file away if the checkpoint may lose its history"
+        raise CheckpointError(Problem("other-version", what, remedy, Location(str(path))))
     try:
         return Operation.from_json(fields, path.parent)
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise _damaged(path, error) from None
 
 
 def valid_records(tag: Path) -> list[Record]:
     """The records that hold for the files as they are now, oldest first.
 
-    A record holds when the files' CRCs are those it left, or those from which the next valid record began.  A tag that
-    the trainer wrote anew keeps none.
+    A record holds when the files' CRCs are those it left, or those from which the next valid record (or an operation
+    that is under way) began.  A tag that the trainer wrote anew keeps none.
     """
     found = records(tag)
     if not found:
         return []
-    crcs = {name: record_crcs(tag / name) for name in found[-1].outcome.crcs_after if (tag / name).is_file()}
-    digests: dict[str, str] = {}
+    begun = begun_operation(tag)
+    if begun is None or begun.to_json() == found[-1].operation.to_json():
+        crcs = {name: record_crcs(tag / name) for name in found[-1].outcome.crcs_after if (tag / name).is_file()}
+        digests: dict[str, str] = {}
+    else:
+        crcs, digests = dict(begun.crcs_before), dict(begun.untouched)
     valid: list[Record] = []
     for record in reversed(found):
         if not _leaves(record, crcs, digests):
@@ -181,7 +205,8 @@ def withdraw(tag: Path, operation: Operation) -> None:
 
 def remove_leftovers(tag: Path) -> None:
     """Remove what an operation prepared that was never begun, or is done.  Nothing but GAFF's own files."""
-    (tag / FOLDER / NEW_VALUES).unlink(missing_ok=True)
+    if (tag / FOLDER / NEW_VALUES).exists():  # where nothing can be written, not even what is absent can be removed
+        (tag / FOLDER / NEW_VALUES).unlink()
     shutil.rmtree(tag / FOLDER / STAGED, ignore_errors=True)
     for path in (*tag.glob(".*.gaff-tmp"), *(tag / FOLDER).glob(".*.gaff-tmp")):
         path.unlink(missing_ok=True)

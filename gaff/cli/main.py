@@ -6,9 +6,9 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 
 from gaff import __version__
-from gaff.cli import plan, rehearse, run, status, surgery
 from gaff.cli.output import let_go, note, open_missing_streams
 from gaff.errors import EXIT_FAILED, GaffError
 
@@ -16,8 +16,11 @@ _EXIT_INTERRUPTED = 130  # as a shell says it of a program that SIGINT ended; a 
 _EXIT_CODES = "exit codes: 0 done, 1 failed, 2 wrong usage or input, 75 interrupted and resumable, 130 interrupted"
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The whole command line."""
+_FAMILIES = ("run", "rehearse", "plan", "status", "surgery")
+
+
+def build_parser(*families: str) -> argparse.ArgumentParser:
+    """The whole command line, or these families of verbs alone: what another one imports costs start-up time."""
     parser = argparse.ArgumentParser(
         prog="gaff",
         description="Active forgetting for unmodified GPT-NeoX: trains in segments, resets embeddings exactly.",
@@ -25,15 +28,16 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"gaff {__version__}")
     subparsers = parser.add_subparsers(metavar="VERB", required=True)
-    for family in (run, rehearse, plan, status, surgery):
-        family.add_parser(subparsers)
+    for family in families or _FAMILIES:
+        import_module(f"gaff.cli.{family}").add_parser(subparsers)
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command.  Returns its exit code."""
     open_missing_streams()
-    options = build_parser().parse_args(arguments)
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    options = build_parser(*(name for name in given[:1] if name in _FAMILIES)).parse_args(given)
     try:
         code = int(options.run(options))
         sys.stdout.flush()

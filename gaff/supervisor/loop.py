@@ -17,7 +17,7 @@ from pathlib import Path
 
 from gaff import __version__
 from gaff.checkpoint.completeness import why_unfinished
-from gaff.checkpoint.surgery.perform import Result
+from gaff.checkpoint.surgery.perform import Result, finish_interrupted
 from gaff.checkpoint.surgery.reset import ResetRequest, reset
 from gaff.checkpoint.tag import tag_name
 from gaff.errors import GaffError, Interrupted, Location, Problem, TrainerError
@@ -141,6 +141,8 @@ class Supervisor:
         for iteration, why in now.untrusted.items():
             self._set_aside(iteration, why)
         progress.mend_latest(save, now.iteration)
+        if now.iteration:
+            self._finish_surgery(save / tag_name(now.iteration))
         missed = progress.missed_reset(save, self.segments, now.iteration)
         if missed:
             raise _missed(save, missed)
@@ -160,8 +162,22 @@ class Supervisor:
         place = progress.set_aside(self.directory.save, iteration)
         self.observer.message(f"{tag_name(iteration)} {why}: set aside as {place.name}, an earlier tag is used")
 
+    def _finish_surgery(self, tag: Path) -> None:
+        """Whatever was begun in the tag to train on from, by a run or by hand, and cut short."""
+        record = finish_interrupted(tag)
+        if record is not None:
+            self.journal.write("surgery_finished", tag=tag.name, kind=record.operation.kind)
+            self.observer.message(f"{tag.name}: the {record.operation.kind} that was cut short is finished")
+
     def _reset(self, due: Reset) -> None:
         tag = self.directory.save / tag_name(due.iteration)
+        since = progress.operations_since(tag, due)
+        if since:
+            self.journal.write("operated_by_hand", reset=due.number, iteration=due.iteration, operations=since)
+            self.observer.message(
+                f"{tag.name}: after reset {due.number} came {', '.join(since)} by hand: left as it is"
+            )
+            return
         settings = self.config.gaff
         request = ResetRequest(
             number=due.number,

@@ -80,6 +80,13 @@ def missed_reset(save: Path, segments: Sequence[Segment], iteration: int) -> Res
     return None if before[-1].number in made else before[-1]
 
 
+def operations_since(tag: Path, due: Reset) -> list[str]:
+    """Kinds of the operations that were made on a tag by hand after reset ``due``, oldest first."""
+    held = [record.operation for record in valid_records(tag)]
+    made = [n for n, done in enumerate(held) if done.kind == "reset" and done.about["reset"] == due.number]
+    return [done.kind for done in held[made[0] + 1 :]] if made else []
+
+
 def set_aside(save: Path, iteration: int) -> Path:
     """Move a tag out of the trainer's sight, without deleting anything.  Returns where it went."""
     folder = save / SET_ASIDE

@@ -104,3 +104,17 @@ def test_results_of_parallel_work_come_in_order_and_errors_come_through() -> Non
     assert in_parallel(work, []) == []
     with pytest.raises(KeyError, match="99"):
         in_parallel(work, [1, 99, 2])
+
+
+def test_files_of_many_ranks_are_not_all_kept_open(tmp_path: Path) -> None:
+    names = [f"{number}.bin" for number in range(500)]
+    for number, name in enumerate(names):
+        (tmp_path / name).write_bytes(number.to_bytes(4, "little"))
+    kept = len(os.listdir("/proc/self/fd"))
+    with OpenFiles(tmp_path, os.O_RDWR) as files:
+        for _ in range(2):
+            assert [int(files.read(name, 0, 1, "float32").view("<u4")[0]) for name in names] == list(range(500))
+        files.write(names[0], 0, memoryview(b"\1\0\0\0"))
+        assert len(os.listdir("/proc/self/fd")) < kept + 50
+    assert len(os.listdir("/proc/self/fd")) == kept
+    assert (tmp_path / names[0]).read_bytes() == b"\1\0\0\0"

@@ -4,28 +4,30 @@
 Tensors are named as parameters are (``0.word_embeddings.weight``), moments with their state behind a ``#``
 (``0.word_embeddings.weight#exp_avg``); all float32, in the shape of the whole parameter.  Tied embeddings have a master
 and moments on the first and on the last pipeline stage; only where these differ are the last stage's kept too, with
-``@last`` behind.
+``@last`` behind.  The metadata say of which precision the model was, and which rows the reset was limited to.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gaff.checkpoint.crc import crc32
+from gaff.checkpoint.crc import file_crc
 from gaff.checkpoint.layout.layout import Layout
 from gaff.checkpoint.operation import Operation
 from gaff.checkpoint.reader import TASK_ELEMENTS, CopyReader, OpenFiles, pieces
+from gaff.checkpoint.selection import RowSelection
 from gaff.checkpoint.tensor_file import TensorFile, write_tensors
+from gaff.errors import InputError, Location, Problem
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
 _LAST = "@last"
-_CHUNK_BYTES = 1 << 22
 
 
 def tensor_name(parameter: str, kind: str, truth: str) -> str:
@@ -60,7 +62,12 @@ def save_forgotten(layout: Layout, operation: Operation, path: Path) -> None:
             if _stages_differ(reader, name, kind):  # tied embeddings, whose stages round apart
                 shapes[last_stage(key)] = parameter.shape
                 data[last_stage(key)] = _values(reader, name, kind, layout.stages(name, kind)[-1])
-    about = {"iteration": str(operation.iteration), "gaff": "forgotten/1"}
+    about = {
+        "gaff": "forgotten/1",
+        "iteration": str(operation.iteration),
+        "dtype": layout.model_dtype,
+        "rows": json.dumps({name: rows.to_json() for name, rows in operation.selections.items()}),
+    }
     write_tensors(path, shapes, data, about)
 
 
@@ -82,6 +89,8 @@ class ForgottenFile:
     Attributes:
         file: the tensors.
         parameters: canonical names of those whose weights it holds, in the file's order.
+        model_dtype: torch's name of the dtype that the model had; None where the file does not say it.
+        selections: by parameter, the rows that were forgotten; all where it is not named.
 
     Raises:
         InputError: it cannot be read, or is not a safetensors file.
@@ -90,6 +99,22 @@ class ForgottenFile:
     def __init__(self, path: Path) -> None:
         self.file = TensorFile(path)
         self.parameters = tuple(name for name in self.file.tensors if name == parameter_of(name))
+        self.model_dtype = self.file.about.get("dtype")
+        self.selections = self._selections()
+
+    def _selections(self) -> dict[str, RowSelection]:
+        try:
+            listed = json.loads(self.file.about.get("rows", "{}"))
+            found = {name: RowSelection.from_json(fields) for name, fields in listed.items()}
+            for name, rows in found.items():
+                if rows.rows != self.file.tensors[name].shape[0]:
+                    raise ValueError(f"{name} has {self.file.tensors[name].shape[0]} rows, not {rows.rows}")
+        except (AttributeError, LookupError, TypeError, ValueError, RecursionError) as error:
+            what = f"says wrongly which rows were forgotten ({type(error).__name__}: {error})"
+            raise InputError(
+                Problem("forgotten-file", what, "use another file", Location(str(self.file.path)))
+            ) from None
+        return found
 
     def states(self, parameter: str) -> tuple[str, ...]:
         """Names of the optimizer's states that the file holds of a parameter."""
@@ -97,10 +122,6 @@ class ForgottenFile:
         return tuple(state for name, _, state in mine if state and name == parameter)
 
     @cached_property
-    def crc(self) -> int:
+    def crc(self) -> int | None:
         """CRC-32 of the whole file.  Reads all of it."""
-        crc = 0
-        with open(self.file.path, "rb") as file:
-            while chunk := file.read(_CHUNK_BYTES):
-                crc = crc32(chunk, crc)
-        return crc
+        return file_crc(self.file.path)

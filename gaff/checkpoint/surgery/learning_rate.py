@@ -11,16 +11,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from gaff.checkpoint.layout.layout import Layout
 from gaff.checkpoint.operation import Operation
 from gaff.checkpoint.reader import in_parallel
-from gaff.checkpoint.surgery.perform import Result, new_operation, perform
+from gaff.checkpoint.surgery.perform import Result, done_before, new_operation, perform
 from gaff.checkpoint.surgery.schedule import Schedule
 from gaff.checkpoint.surgery.schedule_files import FileChange, change_of, write_changed
 from gaff.checkpoint.tag import MODEL_FILE, OPTIMIZER_FILE, ZERO3_MODEL_FILE, TagFiles
-from gaff.checkpoint.transaction import FOLDER, STAGED, Record, valid_records
+from gaff.checkpoint.transaction import FOLDER, STAGED
 from gaff.errors import CheckpointError, InputError, Location, Problem
 from gaff.files import fsync_directory, make_directory_durably
 
@@ -65,7 +64,7 @@ def restart_lr(tag: Path, request: RestartRequest) -> Result:
     return perform(
         tag,
         lambda layout: plan_restart_lr(layout, request),
-        already=lambda layout: _already_done(layout, request),
+        already=lambda layout: done_before(layout, "restart-lr", lambda: {"request": asdict(request)}),
         prepare=lambda layout, operation: _stage(layout, operation, request),
     )
 
@@ -165,15 +164,6 @@ def _about(request: RestartRequest, changes: Sequence[FileChange], old: Schedule
 
 def _listed(rates: set[float]) -> str:
     return ", ".join(f"{rate:g}" for rate in sorted(rates))
-
-
-def _already_done(layout: Layout, request: RestartRequest) -> Record | None:
-    """The tag's newest record, if it holds and is exactly this request."""
-    held = valid_records(layout.path)
-    if not held or held[-1].operation.kind != "restart-lr" or held[-1].operation.iteration != layout.iteration:
-        return None
-    done: Any = held[-1].operation.about.get("request")
-    return held[-1] if done == asdict(request) else None
 
 
 def _stage(layout: Layout, operation: Operation, request: RestartRequest) -> Operation:

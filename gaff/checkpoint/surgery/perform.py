@@ -19,7 +19,7 @@ from typing import Any
 from gaff.checkpoint.layout.layout import Layout
 from gaff.checkpoint.layout.parameter import Copy
 from gaff.checkpoint.layout.read import read_layout
-from gaff.checkpoint.operation import Edit, Operation, crc_digest, record_crcs
+from gaff.checkpoint.operation import Edit, Operation, crc_digest, record_crcs, storable
 from gaff.checkpoint.reader import in_parallel
 from gaff.checkpoint.selection import RowSelection
 from gaff.checkpoint.sources import ValueSource, is_lasting, store
@@ -97,6 +97,15 @@ def perform(
                 raise _no_room(tag, error) from None
             raise
         return Result(_finish(tag, operation), already_done=False)
+
+
+def done_before(layout: Layout, kind: str, identity: Callable[[], Mapping[str, Any]]) -> Record | None:
+    """The tag's newest record, if it holds and is of an operation of this ``kind`` that said the same of itself."""
+    held = valid_records(layout.path)
+    if not held or held[-1].operation.kind != kind or held[-1].operation.iteration != layout.iteration:
+        return None
+    about = held[-1].operation.about
+    return held[-1] if all(about.get(key) == value for key, value in storable(dict(identity())).items()) else None
 
 
 def finish_interrupted(tag: Path) -> Record | None:
@@ -212,7 +221,7 @@ def _with_lasting_sources(tag: Path, operation: Operation) -> Operation:
 
 def _refuse_unwritable(tag: Path, operation: Operation) -> None:
     for path in (tag, *sorted(tag / name for name in operation.touched)):
-        if not os.access(path, os.W_OK):
+        if not os.access(path, os.W_OK) and not (path != tag and _is_shared(path)):  # that is replaced, not written to
             remedy = "make it writable, or use --output"
             raise CheckpointError(Problem("read-only", "cannot be written to", remedy, Location(str(path))))
 

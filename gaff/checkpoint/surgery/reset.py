@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from gaff.checkpoint.crc import file_crc
 from gaff.checkpoint.init_source import source_of
 from gaff.checkpoint.layout.layout import Layout
 from gaff.checkpoint.operation import ZEROS, Edit, Operation
@@ -14,10 +16,10 @@ from gaff.checkpoint.random_rows import key_for
 from gaff.checkpoint.selection import RowSelection, all_rows, drawn_rows, listed_rows
 from gaff.checkpoint.sources import ValueSource
 from gaff.checkpoint.surgery.forgotten import save_forgotten
-from gaff.checkpoint.surgery.perform import Result, edit_of, new_operation, perform, refuse_unsound
+from gaff.checkpoint.surgery.perform import Result, done_before, edit_of, new_operation, perform, refuse_unsound
 from gaff.checkpoint.survey import Survey, survey
-from gaff.checkpoint.transaction import FOLDER, Record, valid_records
-from gaff.errors import InputError, Location, Problem
+from gaff.checkpoint.transaction import FOLDER, Record
+from gaff.errors import CheckpointError, InputError, Location, Problem
 from gaff.plan.settings import InitSpec
 
 
@@ -60,13 +62,25 @@ def reset(tag: Path, request: ResetRequest, *, step0_from: Path | None = None) -
         if path is None and request.save_forgotten:
             path = tag / FOLDER / f"forgotten-{request.number:04d}.safetensors"
         if path is not None:
-            save_forgotten(layout, operation, path)
+            try:
+                save_forgotten(layout, operation, path)
+            except OSError as error:
+                if path != request.forgotten:
+                    raise
+                what, remedy = f"cannot be written ({error.strerror or error})", "mend that, or free some space"
+                raise CheckpointError(Problem("forgotten-unwritable", what, remedy, Location(str(path)))) from None
         return operation
+
+    def already(layout: Layout) -> Record | None:
+        done = done_before(layout, "reset", lambda: _identity(request))
+        if done is not None and request.forgotten is not None:
+            _refuse_too_late(request.forgotten)
+        return done
 
     return perform(
         tag,
         lambda layout: plan_reset(layout, request, step0_from=step0_from),
-        already=lambda layout: _already_done(layout, request),
+        already=already,
         prepare=keep,
     )
 
@@ -76,8 +90,10 @@ def plan_reset(layout: Layout, request: ResetRequest, *, step0_from: Path | None
 
     Raises:
         CheckpointError: the tag is incomplete, or its copies of what is reset disagree already.
-        InputError: the new values or the rows cannot be had.
+        InputError: the new values or the rows cannot be had, or what is forgotten cannot be kept where it was asked.
     """
+    if request.forgotten is not None:
+        _refuse_unfit(request.forgotten)
     names = layout.named(*request.parameters)
     found = survey(layout, names)
     refuse_unsound(layout, found)
@@ -98,6 +114,27 @@ def plan_reset(layout: Layout, request: ResetRequest, *, step0_from: Path | None
     )
 
 
+def _refuse_unfit(forgotten: Path) -> None:
+    """Make sure that a file can be made there, and nobody's file (a checkpoint's, another reset's) is lost by it."""
+    folder = forgotten.absolute().parent
+    if os.path.lexists(forgotten):
+        what, remedy = "is already there", "name a new file to --save-forgotten"
+    elif not folder.is_dir():
+        what, remedy = "lies in no directory that is there", "make that first"
+    elif not os.access(folder, os.W_OK | os.X_OK):
+        what, remedy = "cannot be made: its directory is not writable", "name another file to --save-forgotten"
+    else:
+        return
+    raise InputError(Problem("forgotten-unfit", what, remedy, Location(str(forgotten))))
+
+
+def _refuse_too_late(forgotten: Path) -> None:
+    if not forgotten.is_file():
+        what = "cannot be made: this reset was already done, and what it forgot is gone"
+        remedy = "leave --save-forgotten away, or reset an earlier tag"
+        raise InputError(Problem("forgotten-gone", what, remedy, Location(str(forgotten))))
+
+
 def _about(layout: Layout, request: ResetRequest, found: Survey) -> dict[str, object]:
     return {
         **_identity(request),
@@ -107,14 +144,16 @@ def _about(layout: Layout, request: ResetRequest, found: Survey) -> dict[str, ob
 
 
 def _identity(request: ResetRequest) -> dict[str, object]:
-    """What makes two resets the same."""
+    """What makes two resets the same: what was asked for, and what the files that were named hold."""
     return {
         "reset": request.number,
         "seed": request.seed,
         "init": str(request.init),
+        "init_crc": None if request.init.path is None else file_crc(Path(request.init.path)),
         "moments": request.moments,
         "parameters": list(request.parameters),
         "rows": None if request.rows is None else str(request.rows),
+        "rows_crc": None if request.rows is None else file_crc(request.rows),
         "fraction": request.fraction,
     }
 
@@ -144,12 +183,3 @@ def _selections(layout: Layout, names: Iterable[str], request: ResetRequest) -> 
         what = f"a fraction of {request.fraction} is less than one row"
         raise InputError(Problem("no-rows", what, "choose a larger fraction", Location(str(layout.path))))
     return {name: selection for name, selection in chosen.items() if selection != all_rows(selection.rows)}
-
-
-def _already_done(layout: Layout, request: ResetRequest) -> Record | None:
-    """The tag's newest record, if it holds and is exactly this request."""
-    held = valid_records(layout.path)
-    if not held or held[-1].operation.kind != "reset" or held[-1].operation.iteration != layout.iteration:
-        return None
-    about = held[-1].operation.about
-    return held[-1] if all(about.get(key) == value for key, value in _identity(request).items()) else None

@@ -16,20 +16,21 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from gaff.checkpoint.crc import file_crc
 from gaff.checkpoint.init_source import source_of, tag_config
 from gaff.checkpoint.layout.layout import Layout
 from gaff.checkpoint.layout.parameter import INPUT_EMBEDDING, is_output_embedding
 from gaff.checkpoint.operation import Operation
 from gaff.checkpoint.reader import CopyReader, in_parallel
 from gaff.checkpoint.sources import ValueSource
-from gaff.checkpoint.surgery.perform import Result, new_operation, perform, refuse_unsound
+from gaff.checkpoint.surgery.perform import Result, done_before, new_operation, perform, refuse_unsound
 from gaff.checkpoint.surgery.quiet_rows import NotQuietError, quiet_rows
 from gaff.checkpoint.surgery.resized_file import FileWriter, NewFile
 from gaff.checkpoint.surgery.resized_layout import ResizedLayout
 from gaff.checkpoint.surgery.resized_tag import resized_files, sizes_written
 from gaff.checkpoint.survey import Survey, survey
-from gaff.checkpoint.tag import TagFiles
-from gaff.checkpoint.transaction import FOLDER, STAGED, Record, valid_records
+from gaff.checkpoint.tag import TagFiles, understood
+from gaff.checkpoint.transaction import FOLDER, STAGED
 from gaff.errors import CheckpointError, InputError, Location, Problem
 from gaff.files import fsync_directory, make_directory_durably
 from gaff.plan.settings import InitSpec
@@ -72,7 +73,8 @@ def padded(layout: Layout, vocab: int) -> int:
 
 
 def _multiple(layout: Layout) -> int:
-    return int(TagFiles(layout.path).header["args"]["make_vocab_size_divisible_by"]) * layout.topology.tensor
+    with understood(layout.path):
+        return int(TagFiles(layout.path).header["args"]["make_vocab_size_divisible_by"]) * layout.topology.tensor
 
 
 def resize(tag: Path, request: ResizeRequest) -> Result:
@@ -91,7 +93,7 @@ def resize(tag: Path, request: ResizeRequest) -> Result:
     return perform(
         tag,
         plan,
-        already=lambda layout: _already_done(layout, request),
+        already=lambda layout: done_before(layout, "resize", lambda: _identity(request)),
         prepare=lambda _, operation: _stage(found[-1], operation),
     )
 
@@ -133,11 +135,12 @@ def _operation(plan: _Plan, request: ResizeRequest) -> Operation:
 def _what_the_config_needs(layout: Layout, vocab: int, rows: int) -> str:
     """What a person must change: GPT-NeoX takes the size from the tokenizer, and compares all that leads to it."""
     args = TagFiles(layout.path).header["args"]
-    kept = ", ".join(
-        f"{key}: {args[key]}" for key in ("tokenizer_type", "make_vocab_size_divisible_by", "model_parallel_size")
-    )
+    with understood(layout.path):
+        kept = ", ".join(
+            f"{key}: {args[key]}" for key in ("tokenizer_type", "make_vocab_size_divisible_by", "model_parallel_size")
+        )
     return (
-        f"{layout.vocabulary[0]:,} rows became {rows:,}; resume with a vocab_file (and merge_file) of "
+        f"from {layout.vocabulary[0]:,} rows to {rows:,}; resume with a vocab_file (and merge_file) of "
         f"{rows - _multiple(layout) + 1:,} to {rows:,} tokens, such as the {vocab:,} named, and with {kept} as they are"
     )
 
@@ -222,15 +225,7 @@ def _identity(request: ResizeRequest) -> dict[str, Any]:
     return {
         "vocab": request.vocab,
         "init": str(request.init),
+        "init_crc": None if request.init.path is None else file_crc(Path(request.init.path)),
         "seed": request.seed,
         "output_rows": request.output_rows,
     }
-
-
-def _already_done(layout: Layout, request: ResizeRequest) -> Record | None:
-    """The tag's newest record, if it holds and is exactly this request."""
-    held = valid_records(layout.path)
-    if not held or held[-1].operation.kind != "resize" or held[-1].operation.iteration != layout.iteration:
-        return None
-    about = held[-1].operation.about
-    return held[-1] if all(about.get(key) == value for key, value in _identity(request).items()) else None

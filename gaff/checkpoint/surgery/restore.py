@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The restore: put back what a reset forgot, in every copy of one tag of any layout, moments too.
 
+After a reset of some rows these alone are put back, for the others may have been trained since.
+
 In the layout that it was forgotten in, all bytes come back: float32 holds every float16 and bfloat16, and the model
 copy is the master rounded to its dtype, which a reset makes sure of.
 """
@@ -10,16 +12,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from gaff.checkpoint.layout.layout import Layout
 from gaff.checkpoint.layout.parameter import Copy
 from gaff.checkpoint.operation import ZEROS, Edit, Operation
 from gaff.checkpoint.sources import FileValues, ValueSource, refuse_overflow
 from gaff.checkpoint.surgery.forgotten import ForgottenFile, last_stage, parameter_of
-from gaff.checkpoint.surgery.perform import Result, edit_of, new_operation, perform, refuse_unsound
+from gaff.checkpoint.surgery.perform import Result, done_before, edit_of, new_operation, perform, refuse_unsound
 from gaff.checkpoint.survey import Survey, survey
-from gaff.checkpoint.transaction import Record, valid_records
 from gaff.errors import InputError, Location, Problem
 
 
@@ -48,7 +48,7 @@ def restore(tag: Path, request: RestoreRequest) -> Result:
     return perform(
         tag,
         lambda layout: _plan(layout, request, forgotten),
-        already=lambda layout: _already_done(layout, request, forgotten),
+        already=lambda layout: done_before(layout, "restore", lambda: _identity(request, forgotten)),
     )
 
 
@@ -72,9 +72,12 @@ def _plan(layout: Layout, request: RestoreRequest, forgotten: ForgottenFile) -> 
     sources: dict[str, ValueSource] = {
         content: FileValues(forgotten.file, content) for content in {e.content for e in edits} - {ZEROS}
     }
-    for name in names:
-        refuse_overflow(sources[name], layout.parameters[name].numel, layout.model_dtype, name, request.file)
-    return new_operation("restore", layout, _about(layout, request, forgotten, names), edits, sources=sources)
+    if forgotten.model_dtype != layout.model_dtype:  # what was forgotten at this precision fits, a diverged run's too
+        for name in names:
+            refuse_overflow(sources[name], layout.parameters[name].numel, layout.model_dtype, name, request.file)
+    selections = {name: rows for name, rows in forgotten.selections.items() if name in names}
+    about = _about(layout, request, forgotten, names)
+    return new_operation("restore", layout, about, edits, selections=selections, sources=sources)
 
 
 def _names(layout: Layout, request: RestoreRequest, forgotten: ForgottenFile) -> tuple[str, ...]:
@@ -152,16 +155,6 @@ def _about(
 def _identity(request: RestoreRequest, forgotten: ForgottenFile) -> dict[str, object]:
     """What makes two restores the same."""
     return {"file_crc": forgotten.crc, "parameters": list(request.parameters), "moments": request.moments}
-
-
-def _already_done(layout: Layout, request: RestoreRequest, forgotten: ForgottenFile) -> Record | None:
-    """The tag's newest record, if it holds and is exactly this request."""
-    held = valid_records(layout.path)
-    if not held or held[-1].operation.kind != "restore" or held[-1].operation.iteration != layout.iteration:
-        return None
-    about: Any = held[-1].operation.about
-    same = all(about.get(key) == value for key, value in _identity(request, forgotten).items())
-    return held[-1] if same else None
 
 
 def _refused(forgotten: ForgottenFile, what: str, remedy: str) -> InputError:

@@ -19,9 +19,9 @@ from gaff.checkpoint.layout.read import read_layout
 from gaff.checkpoint.operation import ZEROS, Edit, Operation, crc_digest
 from gaff.checkpoint.reader import CopyReader, in_parallel
 from gaff.checkpoint.sources import TagValues, ValueSource, refuse_overflow
-from gaff.checkpoint.surgery.perform import Result, edit_of, new_operation, perform, refuse_unsound
+from gaff.checkpoint.surgery.perform import Result, done_before, edit_of, new_operation, perform, refuse_unsound
 from gaff.checkpoint.survey import Survey, survey
-from gaff.checkpoint.transaction import Record, begun_operation, valid_records
+from gaff.checkpoint.transaction import refuse_half_done
 from gaff.errors import CheckpointError, InputError, Location, Problem
 from gaff.files import exclusive_lock
 
@@ -53,7 +53,7 @@ def splice(tag: Path, request: SpliceRequest) -> Result:
         return perform(
             tag,
             lambda layout: plan_splice(layout, request),
-            already=lambda layout: _already_done(layout, request),
+            already=lambda layout: done_before(layout, "splice", lambda: _identity(request, _Giver(layout, request))),
         )
 
 
@@ -103,7 +103,7 @@ class _Giver:
 
     def __init__(self, taker: Layout, request: SpliceRequest) -> None:
         _refuse_itself(taker.path, request.embeddings)
-        _refuse_half_done(request.embeddings)
+        refuse_half_done(request.embeddings)
         self.layout = read_layout(request.embeddings)
         self.reader = CopyReader(self.layout)
         self.takes_moments = request.moments == "take"
@@ -206,16 +206,6 @@ def _identity(request: SpliceRequest, giver: _Giver) -> dict[str, object]:
     }
 
 
-def _already_done(layout: Layout, request: SpliceRequest) -> Record | None:
-    """The tag's newest record, if it holds and is exactly this request."""
-    held = valid_records(layout.path)
-    if not held or held[-1].operation.kind != "splice" or held[-1].operation.iteration != layout.iteration:
-        return None
-    about = held[-1].operation.about
-    identity = _identity(request, _Giver(layout, request))
-    return held[-1] if all(about.get(key) == value for key, value in identity.items()) else None
-
-
 @contextmanager
 def _held(tag: Path) -> Iterator[None]:
     """Keep other operations away from a tag while it is read."""
@@ -234,11 +224,3 @@ def _refuse_itself(taker: Path, giver: Path) -> None:
     if taker.exists() and os.path.samefile(taker, giver):
         what = "is the checkpoint that is to take the embeddings"
         raise InputError(Problem("same-checkpoint", what, "name two checkpoints", Location(str(giver))))
-
-
-def _refuse_half_done(tag: Path) -> None:
-    begun = begun_operation(tag)
-    if begun is not None:
-        what = f"a {begun.kind} was begun here and not finished"
-        remedy = "finish it with `gaff surgery finish`"
-        raise CheckpointError(Problem("half-done", what, remedy, Location(str(tag))))

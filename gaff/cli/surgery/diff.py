@@ -20,7 +20,7 @@ def add_parser(verbs: Verbs[argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--against-all",
         action="store_true",
-        help="in place of B: whether any other tag of A's save directory has the master weights of A",
+        help="in place of B: whether a tag of another iteration in A's save directory has the master weights of A",
     )
     parser.add_argument(
         "--parameters",

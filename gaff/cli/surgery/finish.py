@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from gaff.cli.surgery.common import CHECKPOINT, Verbs, find_checkpoint, tell, to_json, verb
+from gaff.cli.surgery.common import CHECKPOINT, Verbs, find_checkpoint, tell, tell_nothing, verb
 from gaff.errors import EXIT_DONE
 
 
@@ -22,8 +22,7 @@ def run(options: argparse.Namespace) -> int:
     tag = find_checkpoint(options.checkpoint)
     record = finish_interrupted(tag)
     if record is not None:
-        tell(options.json, tag, record.operation, "is finished:")
+        tell(options.json, tag, record.operation, "finished")
     else:
-        nothing = {"checkpoint": str(tag), "operation": None}
-        print(to_json(nothing) if options.json else f"{tag}: nothing was left half done")
+        tell_nothing(options.json, tag, "nothing was left half done")
     return EXIT_DONE

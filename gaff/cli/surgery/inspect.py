@@ -20,6 +20,7 @@ def add_parser(verbs: Verbs[argparse.ArgumentParser]) -> None:
         metavar="NAME",
         help="what to look into: input_embedding (default), output_embedding, position_embedding, or patterns of names",
     )
+    parser.add_argument("--all", action="store_true", help="a line for each copy, however many (as --json has them)")
     parser.set_defaults(run=run)
 
 
@@ -27,5 +28,5 @@ def run(options: argparse.Namespace) -> int:
     from gaff.checkpoint.inspect import inspect_tag, render_inspection
 
     found = inspect_tag(find_checkpoint(options.checkpoint), *options.parameters)
-    print(to_json(found, indent=1) if options.json else render_inspection(found))
+    print(to_json(found, indent=1) if options.json else render_inspection(found, every_copy=options.all))
     return EXIT_DONE

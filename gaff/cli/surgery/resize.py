@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gaff.cli.arguments import whole_number
-from gaff.cli.surgery.common import CHECKPOINT, Verbs, find_checkpoint, operate, operating_verb, to_json
+from gaff.cli.surgery.common import CHECKPOINT, Verbs, find_checkpoint, operate, operating_verb, tell_nothing
 from gaff.errors import EXIT_DONE, InputError, Problem
 
 if TYPE_CHECKING:
@@ -86,7 +86,5 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _tell_fits(options: argparse.Namespace, tag: Path, rows: int) -> None:
-    if options.json:
-        print(to_json({"checkpoint": str(tag), "operation": None, "rows": {"before": rows, "after": rows}}))
-    else:
-        print(f"{tag}: already fits: {options.vocab:,} tokens take {rows:,} rows, as many as it has; nothing changed")
+    why = f"already fits: {options.vocab:,} tokens take {rows:,} rows, as many as it has; nothing changed"
+    tell_nothing(options.json, tag, why, rows={"before": rows, "after": rows})

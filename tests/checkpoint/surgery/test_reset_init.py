@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from math import sqrt
 from pathlib import Path
@@ -177,3 +178,25 @@ def test_a_file_of_another_shape_or_with_values_that_are_no_numbers_is_refused(
         with pytest.raises(InputError, match="cannot be read as a safetensors file"):
             reset(tag, ResetRequest(1, 1, InitSpec("file", path=str(tmp_path / "no.safetensors"))))
     assert everything(tag) == before
+
+
+def test_the_same_file_with_other_values_is_another_reset(checkpoint: GetTag, tmp_path: Path) -> None:
+    tag, file = checkpoint("zero1-fp32-pp1-tp1-dp1"), tmp_path / "new.safetensors"
+    request = ResetRequest(1, 1, InitSpec("file", path=str(file)))
+    for value in (0.25, 0.5):
+        save_file({"any": np.full((512, 24), value, np.float32)}, file)
+        assert not reset(tag, request).already_done
+        assert np.all(values(tag) == np.float32(value))
+        assert reset(tag, request).already_done
+
+
+def test_a_file_whose_name_is_no_text_is_recorded_and_recognised(checkpoint: GetTag, tmp_path: Path) -> None:
+    tag = checkpoint("zero1-fp32-pp1-tp1-dp1")
+    file = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.safetensors"))
+    shape = np.full((512, 24), 0.25, np.float32)
+    save_file({"any": shape}, tmp_path / "text.safetensors")
+    (tmp_path / "text.safetensors").rename(file)
+    request = ResetRequest(1, 1, InitSpec("file", path=str(file)))
+    assert not reset(tag, request).already_done
+    assert reset(tag, request).already_done
+    assert verify_tag(tag) == []

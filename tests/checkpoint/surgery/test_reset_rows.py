@@ -174,3 +174,14 @@ def test_a_share_below_one_row_is_refused(checkpoint: GetTag) -> None:
     with pytest.raises(InputError, match="less than one row"):
         reset(tag, replace(REQUEST, fraction=0.0005))
     assert everything(tag) == before
+
+
+def test_the_same_file_with_other_rows_is_another_reset(checkpoint: GetTag, listed: ResetRequest) -> None:
+    tag = checkpoint("zero1-fp32-pp1-tp1-dp1")
+    assert not reset(tag, listed).already_done
+    assert reset(tag, listed).already_done
+    assert listed.rows is not None
+    listed.rows.write_text("17\n")
+    old = values(tag)
+    assert not reset(tag, listed).already_done
+    assert np.flatnonzero((values(tag) != old).any(axis=1)).tolist() == [17]

@@ -27,6 +27,7 @@ from gaff.checkpoint.transaction import begun_operation
 from gaff.checkpoint.verify import verify_tag
 from gaff.errors import CheckpointError, InputError
 from gaff.plan.settings import InitSpec
+from tests.checkpoint import synthetic
 from tests.checkpoint.tags import contents, everything, flip, values
 from tests.conftest import ALL_NAMES
 
@@ -304,3 +305,9 @@ def test_another_tag_that_shares_files_is_left_alone(checkpoint: GetTag) -> None
     resize(twin, LARGER)
     assert contents(tag) == before
     assert read_layout(twin).parameters[INPUT_EMBEDDING].shape == (1024, 24)
+
+
+def test_a_tag_that_does_not_say_how_it_was_padded_is_refused(tmp_path: Path) -> None:
+    tag = synthetic.write_tag(tmp_path, 64, 8, 8, 1)
+    with pytest.raises(CheckpointError, match="make_vocab_size_divisible_by"):
+        resize(tag, ResizeRequest(vocab=100, output_rows="init"))

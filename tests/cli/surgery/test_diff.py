@@ -97,7 +97,7 @@ def test_a_run_with_swapped_optimizer_files_is_told_plainly(
     become_another_run(early)
     count_from(early, 5, 2)
     code, output, _ = run(capsys, tag, "--against-all")
-    assert (code, "no other tag has the master weights of A" in output) == (0, True)
+    assert (code, "no tag of another iteration has the master weights of A" in output) == (0, True)
     for shard in early.glob("*_optim_states.pt"):
         shutil.copy(shard, tag)
     sentence = (

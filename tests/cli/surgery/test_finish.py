@@ -42,7 +42,10 @@ def test_finish_says_when_there_is_nothing_to_finish(checkpoint: GetTag, capsys:
     code, output, _ = run(capsys, "finish", tag)
     assert (code, "nothing was left half done" in output) == (0, True)
     code, output, _ = run(capsys, "finish", tag, "--json")
-    assert (code, json.loads(output)) == (0, {"checkpoint": str(tag), "operation": None})
+    assert (code, json.loads(output)) == (
+        0,
+        {"schema": "gaff.nothing-done/1", "checkpoint": str(tag), "operation": None},
+    )
     assert everything(tag) == before
 
 
@@ -73,7 +76,7 @@ def test_an_output_of_a_half_done_checkpoint_is_refused_and_leaves_nothing(
     before = everything(half_done)
     code, _, errors = run(capsys, "reset", half_done, "--output", tmp_path / "new", "--number", "2")
     assert code == 1
-    assert "differs from the master" in errors
+    assert "a reset was begun here and not finished" in errors
     assert everything(half_done) == before
     assert not (tmp_path / "new").exists()
 
@@ -81,3 +84,19 @@ def test_an_output_of_a_half_done_checkpoint_is_refused_and_leaves_nothing(
 def test_finish_of_no_checkpoint_is_wrong_usage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, _, errors = run(capsys, "finish", tmp_path)
     assert (code, "is neither a tag" in errors) == (2, True)
+
+
+def test_ctrl_c_says_what_is_half_done(
+    checkpoint: GetTag, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    tag = checkpoint(NAME)
+    monkeypatch.setattr("gaff.checkpoint.surgery.perform.apply", interrupted)
+    code, _, errors = run(capsys, "reset", tag, "--in-place")
+    assert code == 130
+    assert f"{tag}: the reset is half done; finish it with `gaff surgery finish`" in errors
+    monkeypatch.setattr("gaff.checkpoint.surgery.perform.begin", interrupted)
+    code, _, errors = run(capsys, "reset", checkpoint("zero0-fp32-dp2"), "--in-place")
+    assert (code, "half done" in errors) == (130, False)

@@ -80,3 +80,16 @@ def test_what_cannot_be_inspected_is_one_sentence(
     errors = capsys.readouterr().err
     assert len(errors.splitlines()) == 1
     assert message in errors
+
+
+def test_many_copies_are_counted_and_listed_on_demand(checkpoint: GetTag, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["surgery", "inspect", str(checkpoint(NAME)), "--parameters", "*"]
+    assert main([*arguments, "--json"]) == 0
+    copies = sum(len(one["copies"]) for one in json.loads(capsys.readouterr().out)["looked_into"])
+    assert main(arguments) == 0
+    page = capsys.readouterr().out
+    assert "copies: 2 model, 4 master, 4 exp_avg, 4 exp_avg_sq, in 6 files" in page
+    assert f"--all lists each of the {copies} copies" in page
+    assert "bytes [" not in page
+    assert main([*arguments, "--all"]) == 0
+    assert capsys.readouterr().out.count("  bytes [") == copies

@@ -27,7 +27,7 @@ def test_output_gets_a_resized_copy(checkpoint: GetTag, tmp_path: Path, capsys: 
     before = contents(tag)
     code, output, _ = run(capsys, tag, "--vocab", "1000", "--output-rows", "init", "--output", tmp_path / "out")
     assert code == 0
-    assert "512 rows became 1,024; resume with a vocab_file (and merge_file) of 769 to 1,024 tokens" in output
+    assert "from 512 rows to 1,024; resume with a vocab_file (and merge_file) of 769 to 1,024 tokens" in output
     assert "make_vocab_size_divisible_by: 128, model_parallel_size: 2 as they are" in output
     assert contents(tag) == before
     assert values(tmp_path / "out" / tag.name).shape == (1024, 24)
@@ -53,7 +53,8 @@ def test_what_fits_is_told_and_left(checkpoint: GetTag, capsys: pytest.CaptureFi
     code, output, _ = run(capsys, tag, "--vocab", "300", "--in-place")
     assert (code, "already fits: 300 tokens take 512 rows" in output) == (0, True)
     code, output, _ = run(capsys, tag, "--vocab", "300", "--in-place", "--json")
-    assert (code, json.loads(output)["operation"]) == (0, None)
+    told = json.loads(output)
+    assert (code, told["schema"], told["operation"]) == (0, "gaff.nothing-done/1", None)
     assert contents(tag) == before
 
 
