@@ -172,7 +172,7 @@ def test_a_reset_of_hard_linked_files_can_be_killed_anywhere(checkpoint: GetTag,
     assert killing.run() > 60
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     ("name", "request_"),
     [
@@ -203,7 +203,7 @@ def test_a_resize_can_be_killed_anywhere(checkpoint: GetTag, tmp_path: Path) -> 
     assert Enumeration(checkpoint(SMALL), lambda tag: resize(tag, request), tmp_path / "kill").run() > 60
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("name", ["zero3-fp32-nopipe-dp2", "zero1-fp32-tied-tp2-pp2"])
 def test_a_resize_of_other_layouts_can_be_killed_anywhere(name: str, checkpoint: GetTag, tmp_path: Path) -> None:
     request = ResizeRequest(vocab=200, output_rows="init")
