@@ -27,6 +27,7 @@ class Shape:
 
 
 SHAPES = {
+    "tiny": Shape(2, 16),  # no Pythia; for what does not depend on size
     "70m": Shape(6, 512),
     "160m": Shape(12, 768),
     "410m": Shape(24, 1024),
@@ -75,7 +76,10 @@ def write_checkpoint(save: Path, name: str, data_ranks: int) -> Path:
         "optimizer": None,
         "param_shapes": [OrderedDict((n, torch.Size(s)) for n, s in group.items()) for group in groups],
         "frozen_param_shapes": None,
-        "lr_scheduler": {"start_lr": 0.001, "num_iters": ITERATION},
+        "lr_scheduler": {
+            "start_lr": 0.001, "min_lr": 0.0001, "warmup_iter": 1430.0, "num_iters": ITERATION, "end_iter": 143000,
+            "decay_style": "cosine",
+        },
         "global_steps": ITERATION,
         "dp_world_size": data_ranks,
         "mp_world_size": 1,

@@ -43,7 +43,7 @@ def read_shards(draft: Draft) -> None:
 def param_groups(draft: Draft, model_rank: int) -> list[dict[str, tuple[int, ...]]]:
     """By optimizer group, the parameters of a model rank and their blocks' shapes, in flat order."""
     file = f"mp_rank_{model_rank:02d}_model_states.pt"
-    root = draft.files.archive(file).root
+    root = draft.files.header if model_rank == 0 else draft.files.archive(file).root  # parsed already
     if root.get("frozen_param_shapes"):
         raise draft.refused(f"{file} holds frozen parameters, which this version does not operate on")
     groups = [{canonical_name(n): tuple(s) for n, s in group.items()} for group in root["param_shapes"]]
