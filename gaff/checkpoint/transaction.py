@@ -64,6 +64,11 @@ def refuse_half_done(tag: Path) -> None:
         raise CheckpointError(Problem("half-done", what, remedy, Location(str(tag))))
 
 
+def is_announced(tag: Path) -> bool:
+    """Whether an intent stands in the tag."""
+    return (tag / FOLDER / INTENT).exists()
+
+
 def records(tag: Path) -> list[Record]:
     """All records in the tag, oldest first, whether or not they still hold."""
     found = []

@@ -33,6 +33,7 @@ from gaff.checkpoint.transaction import (
     begin,
     begun_operation,
     commit,
+    is_announced,
     refuse_other_state,
     remove_leftovers,
     valid_records,
@@ -92,7 +93,8 @@ def perform(
             operation = _with_lasting_sources(tag, operation)
             begin(tag, operation)
         except BaseException as error:
-            remove_leftovers(tag)
+            if not is_announced(tag):  # else whoever comes next needs what was prepared
+                remove_leftovers(tag)
             if isinstance(error, OSError):
                 raise _no_room(tag, error) from None
             raise

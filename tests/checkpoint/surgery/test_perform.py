@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from gaff.checkpoint.operation import Operation
 from gaff.checkpoint.surgery import perform
 from gaff.checkpoint.surgery.reset import ResetRequest, reset
 from gaff.checkpoint.tag_copy import copy_tag
@@ -289,3 +290,25 @@ def test_bytes_that_did_not_reach_the_disk_are_not_recorded(
     assert [f.id for f in verify_tag(tag)] == ["half-done"]
     reset(tag, REQUEST)
     assert verify_tag(tag) == []
+
+
+def test_an_interrupt_right_after_the_announcement_keeps_what_was_prepared(
+    checkpoint: GetTag, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The intent is on disk: from here on the operation will be finished, with the values that were stored for it."""
+    tag = checkpoint("zero1-fp32-pp1-tp1-dp1")
+    given = tmp_path / "given.safetensors"
+    save_file({"any": np.full((512, 24), 0.25, np.float32)}, given)
+
+    def interrupted(tag: Path, operation: Operation) -> None:
+        announce(tag, operation)
+        raise KeyboardInterrupt
+
+    announce = perform.begin
+    monkeypatch.setattr(perform, "begin", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        reset(tag, ResetRequest(1, 1, InitSpec("file", path=str(given))))
+    given.unlink()
+    assert perform.finish_interrupted(tag) is not None
+    assert verify_tag(tag) == []
+    assert (values(tag) == 0.25).all()
