@@ -35,14 +35,6 @@ class ValueSource(Protocol):
     def to_json(self) -> dict[str, Any]: ...
 
 
-class BoundedSource(ValueSource, Protocol):
-    """A source that knows without looking how large its values are."""
-
-    def largest(self) -> float:
-        """A bound on the magnitude of all values; not finite where one of them is not."""
-        ...
-
-
 @dataclass(frozen=True)
 class DrawnValues:
     """Values drawn from a distribution: row r depends on seed, reset number, parameter name and r alone."""

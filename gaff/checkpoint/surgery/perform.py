@@ -77,7 +77,7 @@ def perform(
             no room.  Nothing was changed then.
         InputError: what the user asked for cannot be had, or another process operates on the tag.
     """
-    with _alone(tag):
+    with alone(tag):
         _finish_interrupted(tag)
         remove_leftovers(tag)
         layout = read_layout(tag)
@@ -117,13 +117,17 @@ def finish_interrupted(tag: Path) -> Record | None:
         CheckpointError: the tag is not as the operation found it.
         InputError: another process operates on the tag.
     """
-    with _alone(tag):
+    with alone(tag):
         return _finish_interrupted(tag)
 
 
 @contextmanager
-def _alone(tag: Path) -> Iterator[None]:
-    """Hold the tag: two operations at once would mix their bytes."""
+def alone(tag: Path) -> Iterator[None]:
+    """Hold a tag: two operations at once would mix their bytes, and a reader would see half of one.
+
+    Raises:
+        InputError: another process holds it.
+    """
     descriptor = os.open(tag, os.O_RDONLY | os.O_DIRECTORY)
     try:
         with exclusive_lock(descriptor):

@@ -8,8 +8,7 @@ Language Plasticity via Pretraining with Active Forgetting", arXiv 2307.01163).
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,11 +18,10 @@ from gaff.checkpoint.layout.read import read_layout
 from gaff.checkpoint.operation import ZEROS, Edit, Operation, crc_digest
 from gaff.checkpoint.reader import CopyReader, in_parallel
 from gaff.checkpoint.sources import TagValues, ValueSource, refuse_overflow
-from gaff.checkpoint.surgery.perform import Result, done_before, edit_of, new_operation, perform, refuse_unsound
+from gaff.checkpoint.surgery.perform import Result, alone, done_before, edit_of, new_operation, perform, refuse_unsound
 from gaff.checkpoint.survey import Survey, survey
 from gaff.checkpoint.transaction import refuse_half_done
 from gaff.errors import CheckpointError, InputError, Location, Problem
-from gaff.files import exclusive_lock
 
 
 @dataclass(frozen=True)
@@ -49,7 +47,7 @@ def splice(tag: Path, request: SpliceRequest) -> Result:
             damaged, half operated on, or does not fit.
     """
     _refuse_itself(tag, request.embeddings)
-    with _held(request.embeddings):
+    with alone(request.embeddings):
         return perform(
             tag,
             lambda layout: plan_splice(layout, request),
@@ -204,20 +202,6 @@ def _identity(request: SpliceRequest, giver: _Giver) -> dict[str, object]:
         "parameters": list(request.parameters),
         "moments": request.moments,
     }
-
-
-@contextmanager
-def _held(tag: Path) -> Iterator[None]:
-    """Keep other operations away from a tag while it is read."""
-    descriptor = os.open(tag, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        with exclusive_lock(descriptor):
-            yield
-    except BlockingIOError:
-        what = "another process is operating on this checkpoint"
-        raise InputError(Problem("tag-locked", what, "wait until it is done", Location(str(tag)))) from None
-    finally:
-        os.close(descriptor)
 
 
 def _refuse_itself(taker: Path, giver: Path) -> None:
