@@ -7,7 +7,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from gaff.plan.checks import check
 from gaff.plan.config import load_config
 from gaff.plan.plan import Plan, build_plan, problem_json
 from gaff.plan.schedule import Segment
-from gaff.plan.settings import GaffSettings
+from gaff.plan.settings import GaffSettings, InitSpec
 
 _ROWS_SHOWN = 12  # segments; a longer list is cut in the middle
 
@@ -184,6 +184,10 @@ def _bytes(count: int) -> str:
 
 
 def _yaml_word(value: object) -> str:
+    if is_dataclass(value) and not isinstance(value, (type, InitSpec)):
+        return ", ".join(f"{item.name} {_yaml_word(getattr(value, item.name))}" for item in fields(value))
+    if value == ():
+        return "none"
     if isinstance(value, tuple):
         return ", ".join(value)
     return {"None": "null", "False": "false", "True": "true"}.get(str(value), str(value))

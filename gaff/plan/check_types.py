@@ -12,7 +12,7 @@ from math import isfinite
 
 from gaff.errors import Problem
 from gaff.plan.config import Config
-from gaff.plan.gaff_block import describe
+from gaff.plan.gaff_values import describe
 from gaff.plan.neox_keys import CHOICES, KINDS, MAPPING, NUMERIC_LISTS
 from gaff.plan.settings import SCALES, usable_scale
 from gaff.plan.typed import mapping, mistyped, number, text

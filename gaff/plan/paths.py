@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from gaff.plan.neox_keys import PATH_LISTS, PATHS
-from gaff.plan.settings import GaffSettings
+from gaff.plan.settings import ContainerSettings, GaffSettings
 
 #: tokenizer_type (lower case) whose ``vocab_file`` is no path: ignored, or the name of an encoding.
 _NO_VOCAB_PATH = ("charleveltokenizer", "tiktokentokenizer")
@@ -50,7 +50,20 @@ def absolute_settings(settings: GaffSettings, cwd: Path) -> GaffSettings:
         settings = replace(settings, neox_python=absolute(settings.neox_python, cwd))
     if settings.init.path is not None:
         settings = replace(settings, init=replace(settings.init, path=absolute(settings.init.path, cwd)))
+    if settings.container is not None:
+        settings = replace(settings, container=_absolute_container(settings.container, cwd))
     return settings
+
+
+def _absolute_container(container: ContainerSettings, cwd: Path) -> ContainerSettings:
+    """The host's side of every bind mount, and the image where it is a file and not a name."""
+    binds = []
+    for bind in container.binds:
+        host, colon, inside = bind.partition(":")
+        binds.append(absolute(host, cwd) + colon + inside)
+    is_file = container.engine == "apptainer" and "://" not in container.image
+    image = absolute(container.image, cwd) if is_file else container.image
+    return replace(container, binds=tuple(binds), image=image)
 
 
 def _is_name(vocab_file: str, tokenizer: str, cwd: Path) -> bool:

@@ -20,6 +20,9 @@ def usable_scale(scale: float) -> bool:
 InitKind = Literal["config", "normal", "uniform", "matched", "step0", "file"]
 TrainerName = Literal["auto", "neox", "bundled"]
 Moments = Literal["zero", "keep"]
+LrSchedule = Literal["continue", "restart"]
+Device = Literal["gpu", "cpu", "cpu-beside-gpus"]
+Engine = Literal["apptainer", "docker"]
 
 #: Names of parameters that every GPT-NeoX model has or may have; others are named by patterns.
 NICKNAMES = ("input_embedding", "output_embedding", "position_embedding")
@@ -47,6 +50,32 @@ class InitSpec:
 
 def _about(text: str) -> dict[str, str]:
     return {"doc": text}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContainerSettings:
+    """The ``container`` key: GPT-NeoX runs in this image, GAFF itself outside."""
+
+    engine: Engine = field(metadata=_about("apptainer or docker"))
+    image: str = field(metadata=_about("an .sif file, or the image's name"))
+    neox_dir: str = field(default="/opt/gpt-neox", metadata=_about("the GPT-NeoX checkout inside the image"))
+    python: str = field(default="python", metadata=_about("the Python inside the image that has GPT-NeoX's packages"))
+    binds: tuple[str, ...] = field(
+        default=(), metadata=_about("further directories to mount, HOST or HOST:INSIDE or HOST:INSIDE:ro")
+    )
+    options: tuple[str, ...] = field(default=(), metadata=_about("further words for the engine's command line"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class WatchSettings:
+    """The ``watch`` key: when the supervisor steps in."""
+
+    silence_minutes: float | None = field(
+        default=30.0,
+        metadata=_about(
+            "no line from the trainer for so long is a hang: its stacks are printed, it is ended; or never"
+        ),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,8 +107,9 @@ class GaffSettings:
     moments: Moments = field(
         default="zero", metadata=_about("the optimizer's moments of what is forgotten: zero or keep")
     )
-    lr_schedule: Literal["continue"] = field(
-        default="continue", metadata=_about("the learning rate schedule goes on through resets: continue")
+    lr_schedule: LrSchedule = field(
+        default="continue",
+        metadata=_about("continue, or restart: the learning rate's warm-up and decay begin anew after each reset"),
     )
     seed: int = field(default=1234, metadata=_about("seed of the resets, apart from GPT-NeoX's own seed"))
     trainer: TrainerName = field(
@@ -91,6 +121,22 @@ class GaffSettings:
     )
     neox_python: str | None = field(
         default=None, metadata={"doc": "the Python that has GPT-NeoX's packages; else GPT_NEOX_PYTHON, else GAFF's own"}
+    )
+    device: Device = field(
+        default="gpu",
+        metadata=_about(
+            "what GPT-NeoX trains on: gpu, cpu (through GAFF's shim; no GPU may be there), cpu-beside-gpus"
+        ),
+    )
+    container: ContainerSettings | None = field(
+        default=None, metadata=_about("run GPT-NeoX in an image: engine (apptainer or docker), image, binds, options …")
+    )
+    environment: tuple[tuple[str, str | None], ...] = field(
+        default=(),
+        metadata=_about("variables for every rank on every node, as KEY: value; `KEY: null` hands on this shell's"),
+    )
+    watch: WatchSettings = field(
+        default=WatchSettings(), metadata=_about("when to step in: silence_minutes (30, or never)")
     )
     save_forgotten: bool = field(
         default=False, metadata=_about("keep what was forgotten as safetensors inside the tag")

@@ -215,7 +215,7 @@ class Supervisor:
         attempt = self.directory.attempts(segment.number) + 1
         log = folder / f"attempt-{attempt}.log"
         port = free_port(self.config.get("master_port"))
-        request = SegmentRequest(start, segment.stop, self.directory.save, folder, port)
+        request = SegmentRequest(start, segment.stop, self.directory.save, folder, port, self.run_id)
         launch = self.trainer.prepare(self.config, request)
         self.journal.write(
             "segment_launched",

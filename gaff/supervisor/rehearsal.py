@@ -152,7 +152,7 @@ def measure_speed(probe: Config, trainer: Trainer, folder: Path) -> Speed:
     shutil.rmtree(folder, ignore_errors=True)
     make_directory_durably(folder)
     save = folder / "checkpoints"
-    request = SegmentRequest(0, _MEASURED_ITERATIONS, save, folder, free_port())
+    request = SegmentRequest(0, _MEASURED_ITERATIONS, save, folder, free_port(), "rehearsal")
     log = folder / "measure.log"
     began = time.monotonic()
     times, error = _run_probe(trainer, probe, request, log)

@@ -98,7 +98,8 @@ class SegmentRequest:
     Attributes:
         save: checkpoint directory, absolute; the tag ``global_step<start>`` is there unless ``start`` is 0.
         directory: the segment's own directory in the run directory; the trainer's config is written here.
-        master_port: a TCP port that was free a moment ago.
+        master_port: a TCP port that was free a moment ago and that no other run of GAFF on this machine takes.
+        run_id: the same in all segments of a run.
     """
 
     start: int
@@ -106,15 +107,24 @@ class SegmentRequest:
     save: Path
     directory: Path
     master_port: int
+    run_id: str
 
 
 @dataclass(frozen=True)
 class Launch:
-    """A command line, ready to run.  ``env`` holds only what is added to or changed in the supervisor's environment."""
+    """A command line, ready to run.
+
+    Attributes:
+        argv, cwd: of the process to start.
+        env: only what is added to or changed in the supervisor's environment.
+        clean_up: commands that end what no kill of the launch's processes reaches (a container belongs to its daemon).
+            Run before the launch, in case an earlier one was killed, and after it; they may fail.
+    """
 
     argv: tuple[str, ...]
     cwd: Path
     env: Mapping[str, str]
+    clean_up: tuple[tuple[str, ...], ...] = ()
 
 
 class Trainer(Protocol):

@@ -10,7 +10,7 @@ from gaff.errors import InputError, Problem
 from gaff.plan.config import Config
 from gaff.trainers.bundled.adapter import BundledTrainer
 from gaff.trainers.contract import Trainer
-from gaff.trainers.neox import NeoxTrainer
+from gaff.trainers.neox.trainer import NeoxTrainer
 
 HOW_TO_GET_IT = (
     "get it with `git clone https://github.com/EleutherAI/gpt-neox` and name the checkout in `gaff: neox_dir`, "

@@ -80,8 +80,8 @@ CASES = {
     ),
     "not yet in this version": (
         "reset_every: 10",
-        "reset_every: 10\n  lr_schedule: restart",
-        r"lr_schedule.*not in this",
+        "reset_every: 10\n  keep: newest",
+        r"keep.*not in this",
     ),
     "what the bundled trainer cannot": (
         "model_parallel_size: 1",

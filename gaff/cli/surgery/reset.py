@@ -53,7 +53,7 @@ def _fraction(text: str) -> float:
 
 def run(options: argparse.Namespace) -> int:
     from gaff.checkpoint.surgery.reset import ResetRequest, plan_reset, reset
-    from gaff.plan.gaff_block import parse_init
+    from gaff.plan.gaff_values import parse_init
 
     try:
         init = parse_init(options.init)

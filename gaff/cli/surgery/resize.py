@@ -55,7 +55,7 @@ def add_parser(verbs: Verbs[argparse.ArgumentParser]) -> None:
 
 def run(options: argparse.Namespace) -> int:
     from gaff.checkpoint.surgery.resize import Fits, ResizeRequest, plan_resize, resize
-    from gaff.plan.gaff_block import parse_init
+    from gaff.plan.gaff_values import parse_init
 
     try:
         init = parse_init(options.init)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from gaff.errors import Location, Problem
-from gaff.plan.gaff_block import describe
+from gaff.plan.gaff_values import describe
 from gaff.plan.typed import mistyped
 from gaff.trainers.bundled import settings
 

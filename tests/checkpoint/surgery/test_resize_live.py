@@ -21,7 +21,7 @@ import yaml
 from gaff.checkpoint.surgery.reset import ResetRequest, reset
 from gaff.checkpoint.surgery.resize import ResizeRequest, resize
 from gaff.data.indexed_dataset import write_dataset
-from gaff.plan.gaff_block import parse_init
+from gaff.plan.gaff_values import parse_init
 
 pytest.importorskip("deepspeed")
 tokenizers = pytest.importorskip("tokenizers")

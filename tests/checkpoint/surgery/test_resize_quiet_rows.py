@@ -18,7 +18,7 @@ from gaff.checkpoint.surgery.reset import ResetRequest, reset
 from gaff.checkpoint.surgery.resize import ResizeRequest, resize
 from gaff.checkpoint.verify import verify_tag
 from gaff.errors import InputError
-from gaff.plan.gaff_block import parse_init
+from gaff.plan.gaff_values import parse_init
 from tests.checkpoint.tags import contents, values
 
 GetTag = Callable[[str], Path]

@@ -38,7 +38,7 @@ def config(init: InitSpec | None = None, **changes: Any) -> Config:
 
 def request(tmp_path: Path, start: int = 100, stop: int = 200) -> SegmentRequest:
     return SegmentRequest(
-        start=start, stop=stop, save=tmp_path / "ckpt", directory=tmp_path / "segment 2", master_port=29999
+        start=start, stop=stop, save=tmp_path / "ckpt", directory=tmp_path / "segment 2", master_port=29999, run_id="r1"
     )
 
 

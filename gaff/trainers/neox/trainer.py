@@ -8,7 +8,6 @@ What GAFF tells it goes through config keys alone: ``iteration`` (which tag), ``
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -17,12 +16,11 @@ import yaml
 from gaff.errors import Location, Problem
 from gaff.plan.config import Config
 from gaff.trainers.contract import Launch, SegmentRequest
+from gaff.trainers.neox.checkout import Checkout
+from gaff.trainers.neox.interpreter import NEEDED, ask
 from gaff.trainers.segment_config import segment_keys
 
 CONFIG_NAME = "neox.yml"  # deepy.py takes no other ending than .yml and .json
-_ENTRY_POINTS = ("deepy.py", "train.py", "megatron")
-_PACKAGES = ("torch", "deepspeed", "transformers", "numpy", "ftfy", "lm_dataformat", "pybind11")
-_LOOK_UP = "import importlib.util as u,sys;print(*(m for m in sys.argv[1:] if u.find_spec(m) is None))"
 
 
 class NeoxTrainer:
@@ -41,26 +39,21 @@ class NeoxTrainer:
 
     def check(self, config: Config) -> list[Problem]:
         """Whether there is a GPT-NeoX with its packages.  Starts its Python for a moment; launches nothing."""
-        where = Location(str(self.root))
-        missing = [name for name in _ENTRY_POINTS if not (self.root / name).exists()]
-        if missing:
-            what = f"is no GPT-NeoX checkout: it lacks {', '.join(missing)}"
-            remedy = "name one in `gaff: neox_dir`, --neox-dir or GPT_NEOX_DIR"
-            return [Problem("no-gpt-neox", what, remedy, where)]
+        problem = Checkout(self.root).problem()
+        if problem:
+            return [problem]
         try:
-            found = subprocess.run(
-                [self.python, "-c", _LOOK_UP, *_PACKAGES], capture_output=True, text=True, timeout=60, check=True
-            )
-        except (OSError, subprocess.SubprocessError) as error:
+            found = ask(self.python)
+        except OSError as error:
             what = f"the Python named for GPT-NeoX, {self.python}, does not run ({error})"
             remedy = "name another in `gaff: neox_python` or GPT_NEOX_PYTHON"
             return [Problem("no-neox-python", what, remedy, config.where("gaff.neox_python"))]
-        if not found.stdout.strip():
+        if not found.missing:
             return []
-        what = f"{self.python} lacks packages that GPT-NeoX needs: {', '.join(found.stdout.split())}"
+        what = f"{self.python} lacks packages that GPT-NeoX needs: {', '.join(NEEDED[name] for name in found.missing)}"
         remedy = f"install {self.root / 'requirements' / 'requirements.txt'} there, or name the Python that has them"
         remedy += " in `gaff: neox_python` or GPT_NEOX_PYTHON"
-        return [Problem("neox-packages", what, remedy, where)]
+        return [Problem("neox-packages", what, remedy, Location(str(self.root)))]
 
     def prepare(self, config: Config, request: SegmentRequest) -> Launch:
         """Write ``neox.yml`` into the segment's directory."""

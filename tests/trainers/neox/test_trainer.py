@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import stat
@@ -16,7 +17,7 @@ from gaff.errors import InputError
 from gaff.plan.config import Config, load_config
 from gaff.trainers.bundled.adapter import BundledTrainer
 from gaff.trainers.contract import SegmentRequest
-from gaff.trainers.neox import NeoxTrainer
+from gaff.trainers.neox.trainer import NeoxTrainer
 from gaff.trainers.select import select_trainer
 from tests.live import finish, gaff, journal, write_config
 
@@ -37,7 +38,7 @@ def config_of(tmp_path: Path, *overrides: str) -> Config:
 
 def test_the_merged_config_resumes_and_stops_where_it_is_asked(tmp_path: Path, checkout: Path) -> None:
     config = config_of(tmp_path, "eval_iters=10", "exit_interval=7", "extra_save_iters=[5, 20]", "log_dir=logs")
-    request = SegmentRequest(10, 20, tmp_path / "save", tmp_path, 12345)
+    request = SegmentRequest(10, 20, tmp_path / "save", tmp_path, 12345, "r1")
     launch = NeoxTrainer(checkout).prepare(config, request)
     assert launch.argv == (sys.executable, "deepy.py", "train.py", str(tmp_path / "neox.yml"))
     assert launch.cwd == checkout
@@ -59,7 +60,7 @@ def test_the_merged_config_resumes_and_stops_where_it_is_asked(tmp_path: Path, c
 
 
 def test_the_first_segment_loads_nothing(tmp_path: Path, checkout: Path) -> None:
-    NeoxTrainer(checkout).prepare(config_of(tmp_path), SegmentRequest(0, 10, tmp_path / "save", tmp_path, 1))
+    NeoxTrainer(checkout).prepare(config_of(tmp_path), SegmentRequest(0, 10, tmp_path / "save", tmp_path, 1, "r1"))
     keys = yaml.safe_load((tmp_path / "neox.yml").read_text())
     assert "load" not in keys
     assert "iteration" not in keys
@@ -67,17 +68,18 @@ def test_the_first_segment_loads_nothing(tmp_path: Path, checkout: Path) -> None
 
 def test_the_python_of_gpt_neox_comes_first_on_its_path(tmp_path: Path, checkout: Path) -> None:
     trainer = NeoxTrainer(checkout, "/opt/neox/bin/python")
-    launch = trainer.prepare(config_of(tmp_path), SegmentRequest(0, 10, tmp_path / "save", tmp_path, 1))
+    launch = trainer.prepare(config_of(tmp_path), SegmentRequest(0, 10, tmp_path / "save", tmp_path, 1, "r1"))
     assert launch.argv[0] == "/opt/neox/bin/python"
     assert launch.env["PATH"].split(os.pathsep)[0] == "/opt/neox/bin"
 
 
 def test_missing_packages_are_named(tmp_path: Path, checkout: Path) -> None:
     python = tmp_path / "python"
-    python.write_text("#!/bin/sh\necho deepspeed ftfy\n")
+    answer = {"python": [3, 11, 2], "executable": "x", "missing": ["deepspeed", "pkg_resources"], "versions": {}}
+    python.write_text(f"#!/bin/sh\necho '{json.dumps(answer)}'\n")
     python.chmod(python.stat().st_mode | stat.S_IXUSR)
     (problem,) = NeoxTrainer(checkout, str(python)).check(config_of(tmp_path))
-    assert "lacks packages that GPT-NeoX needs: deepspeed, ftfy" in str(problem)
+    assert "lacks packages that GPT-NeoX needs: deepspeed, setuptools<80" in str(problem)
 
 
 def test_a_python_that_is_not_there_is_named(tmp_path: Path, checkout: Path) -> None:
