@@ -17,6 +17,7 @@ from pathlib import Path
 
 from gaff import __version__
 from gaff.checkpoint.completeness import why_unfinished
+from gaff.checkpoint.surgery.learning_rate import RestartRequest, restart_lr
 from gaff.checkpoint.surgery.perform import Result, finish_interrupted
 from gaff.checkpoint.surgery.reset import ResetRequest, reset
 from gaff.checkpoint.tag import tag_name
@@ -170,14 +171,22 @@ class Supervisor:
             self.observer.message(f"{tag.name}: the {record.operation.kind} that was cut short is finished")
 
     def _reset(self, due: Reset) -> None:
+        """Forget, and begin the learning rate anew where the config says so; each unless it is done already."""
         tag = self.directory.save / tag_name(due.iteration)
         since = progress.operations_since(tag, due)
-        if since:
-            self.journal.write("operated_by_hand", reset=due.number, iteration=due.iteration, operations=since)
+        if not since:
+            self._forget(tag, due)
+        restarts = self.config.gaff.lr_schedule == "restart"
+        if restarts and "restart-lr" not in since:
+            self._restart_schedule(tag, due)
+        by_hand = since[1:] if restarts and since[:1] == ["restart-lr"] else since
+        if by_hand:
+            self.journal.write("operated_by_hand", reset=due.number, iteration=due.iteration, operations=by_hand)
             self.observer.message(
-                f"{tag.name}: after reset {due.number} came {', '.join(since)} by hand: left as it is"
+                f"{tag.name}: after reset {due.number} came {', '.join(by_hand)} by hand: left as it is"
             )
-            return
+
+    def _forget(self, tag: Path, due: Reset) -> None:
         settings = self.config.gaff
         request = ResetRequest(
             number=due.number,
@@ -192,6 +201,19 @@ class Supervisor:
         began = time.monotonic()
         result = reset(tag, request)
         self._report_reset(due, result, time.monotonic() - began)
+
+    def _restart_schedule(self, tag: Path, due: Reset) -> None:
+        result = restart_lr(tag, RestartRequest())
+        about = result.operation.about
+        self.journal.write(
+            "schedule_restarted",
+            reset=due.number,
+            iteration=due.iteration,
+            already_done=result.already_done,
+            lr_before=about["lr_before"],
+            lr_after=about["lr_after"],
+        )
+        self.observer.message(f"{tag.name}: the learning rate's warm-up and decay begin anew")
 
     def _report_reset(self, due: Reset, result: Result, seconds: float) -> None:
         operation = result.operation

@@ -13,6 +13,7 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +36,14 @@ gaff:
 """
 
 
-def build(root: Path, template: Path, modes: dict[int, str], iteration_s: float = 0.01) -> Supervisor:
+def build(
+    root: Path, template: Path, modes: dict[int, str], iteration_s: float = 0.01, overrides: Sequence[str] = ()
+) -> Supervisor:
     """A supervisor of 40 iterations, k = 10."""
     root.mkdir(parents=True, exist_ok=True)
     path = root.parent / f"{root.name}.yml"
     path.write_text(CONFIG)
-    config = load_config([path])
+    config = load_config([path], overrides)
     segments = schedule(40, config.gaff.reset_every)
     directory = run_directory(root, config)
     run_id = open_run(directory, config, {})

@@ -17,6 +17,7 @@ from gaff.errors import Location, Problem
 from gaff.plan.config import Config
 from gaff.trainers.contract import Launch, SegmentRequest
 from gaff.trainers.neox.checkout import Checkout
+from gaff.trainers.neox.device import check_device, cpu_environment, cpu_keys
 from gaff.trainers.neox.interpreter import NEEDED, ask
 from gaff.trainers.segment_config import segment_keys
 
@@ -29,41 +30,58 @@ class NeoxTrainer:
     Args:
         root: the checkout.
         python: the interpreter that has GPT-NeoX's packages; None for GAFF's own.
+        extensions: where ops compiled for it lie; None to leave that to torch.
     """
 
     name = "neox"
 
-    def __init__(self, root: Path, python: str | None = None) -> None:
+    def __init__(self, root: Path, python: str | None = None, extensions: Path | None = None) -> None:
         self.root = root
+        self.extensions = extensions
         self.python = python or sys.executable
 
     def check(self, config: Config) -> list[Problem]:
         """Whether there is a GPT-NeoX with its packages.  Starts its Python for a moment; launches nothing."""
-        problem = Checkout(self.root).problem()
-        if problem:
-            return [problem]
+        problems = list(check_device(config))
+        missing = Checkout(self.root).problem()
+        if missing:
+            return [*problems, missing]
         try:
             found = ask(self.python)
         except OSError as error:
             what = f"the Python named for GPT-NeoX, {self.python}, does not run ({error})"
             remedy = "name another in `gaff: neox_python` or GPT_NEOX_PYTHON"
-            return [Problem("no-neox-python", what, remedy, config.where("gaff.neox_python"))]
+            return [*problems, Problem("no-neox-python", what, remedy, config.where("gaff.neox_python"))]
         if not found.missing:
-            return []
+            return problems
         what = f"{self.python} lacks packages that GPT-NeoX needs: {', '.join(NEEDED[name] for name in found.missing)}"
         remedy = f"install {self.root / 'requirements' / 'requirements.txt'} there, or name the Python that has them"
         remedy += " in `gaff: neox_python` or GPT_NEOX_PYTHON"
-        return [Problem("neox-packages", what, remedy, Location(str(self.root)))]
+        return [*problems, Problem("neox-packages", what, remedy, Location(str(self.root)))]
 
     def prepare(self, config: Config, request: SegmentRequest) -> Launch:
         """Write ``neox.yml`` into the segment's directory."""
         path = request.directory / CONFIG_NAME
         keys = segment_keys(config, request, validates_pipelines=False)
+        environment = {"PATH": self._path(), "PYTHONUNBUFFERED": "1"}
+        if config.gaff.device != "gpu":
+            keys.update(cpu_keys())
+            environment |= cpu_environment(config, os.environ, self.extensions)
         path.write_text(yaml.safe_dump(keys, sort_keys=False), encoding="utf-8")
-        # GPT-NeoX builds its data helper with the python3 of PATH (contract: `make` in megatron/data at every start).
-        search = os.pathsep.join([str(Path(self.python).parent), os.environ.get("PATH", os.defpath)])
-        return Launch(
-            argv=(self.python, "deepy.py", "train.py", str(path)),
-            cwd=self.root,
-            env={"PATH": search, "PYTHONUNBUFFERED": "1"},
-        )
+        return Launch(argv=(self.python, "deepy.py", "train.py", str(path)), cwd=self.root, env=environment)
+
+    def _path(self) -> str:
+        """GPT-NeoX builds its data helper with the python3 and python3-config that it finds (contract, section 10)."""
+        own = Path(self.python).parent
+        return os.pathsep.join([str(own), *_base_of(own), os.environ.get("PATH", os.defpath)])
+
+
+def _base_of(folder: Path) -> list[str]:
+    """Where the Python that a virtual environment was made of lives: there python3-config is, where there is any."""
+    try:
+        text = (folder.parent / "pyvenv.cfg").read_text(encoding="utf-8")
+    except OSError:
+        return []
+    return [
+        value.strip() for key, _, value in (line.partition("=") for line in text.splitlines()) if key.strip() == "home"
+    ]

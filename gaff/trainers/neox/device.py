@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What ``device: cpu`` means for a launch of GPT-NeoX: the shim on its path, the variables it needs, what cannot be.
+
+The CPU shim (``cpu_shim/``) is used only where the config says so, refuses a machine with GPUs unless the config says
+``cpu-beside-gpus``, and announces itself in every rank's first line.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from gaff.errors import Problem
+from gaff.plan.config import Config
+from gaff.plan.typed import flag, integer, items, pipeline, tensor_parallel, word
+from gaff.trainers.neox import cpu_shim
+from gaff.trainers.neox.cpu_shim.gaff_cpu_shim.gpus import signs_of_gpus
+
+SHIM = Path(cpu_shim.__file__).parent  # goes onto the trainer's PYTHONPATH
+
+#: Boolean keys whose code needs a GPU: GPT-NeoX compiles CUDA kernels for them, or needs Apex or Transformer Engine.
+GPU_FLAGS = (
+    *("scaled_upper_triang_masked_softmax_fusion", "scaled_masked_softmax_fusion", "rope_fusion"),
+    *("layernorm_fusion", "rmsnorm_fusion", "use_flashattn_swiglu", "use_bnb_optimizer"),
+    *("te_columnparallel", "te_rowparallel", "te_layernorm_mlp", "te_mha", "te_fp8_mha"),
+    *("mamba_selective_scan_fusion", "mamba_causal_conv_fusion", "mamba_inner_func_fusion"),
+)
+#: Kinds of attention that run without a GPU.
+CPU_ATTENTION = ("global", "gmlp", "amlp")
+
+
+def ranks(config: Config) -> int:
+    """How many ranks a machine without GPUs runs: ``global_num_gpus``, else as many as the layout needs."""
+    return integer(config, "global_num_gpus") or tensor_parallel(config) * max(1, pipeline(config))
+
+
+def cpu_environment(config: Config, base: Mapping[str, str], extensions: Path | None) -> dict[str, str]:
+    """Variables of a launch on the CPU; of those that are a matter of taste, only what ``base`` lacks.
+
+    Args:
+        config: its ``device`` is not ``gpu``.
+        base: the environment that the launch inherits.
+        extensions: where the ops compiled for this environment lie, None where nobody has compiled any.
+    """
+    path = [str(SHIM), *filter(None, [base.get("PYTHONPATH")])]
+    variables = {
+        "GAFF_CPU_SHIM": str(ranks(config)),
+        "LOCAL_SIZE": str(ranks(config)),  # by which DeepSpeed's CPU accelerator counts its devices
+        "DS_ACCELERATOR": "cpu",
+        "PYTHONPATH": os.pathsep.join(path),
+    }
+    if config.gaff.device == "cpu-beside-gpus":
+        variables["GAFF_CPU_SHIM_BESIDE_GPUS"] = "1"
+    if extensions is not None and "TORCH_EXTENSIONS_DIR" not in base:
+        variables["TORCH_EXTENSIONS_DIR"] = str(extensions)
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):  # ranks share the cores; one thread also adds up in one order
+        if name not in base:
+            variables[name] = "1"
+    return variables
+
+
+def cpu_keys() -> dict[str, Any]:
+    """GPT-NeoX keys of every launch on the CPU."""
+    return {"distributed_backend": "gloo"}  # NCCL knows GPUs alone
+
+
+def check_device(config: Config) -> Iterator[Problem]:
+    """Whether the config can run on the device it names."""
+    if config.gaff.device == "gpu":
+        return
+    found = signs_of_gpus()
+    if found and config.gaff.device == "cpu":
+        what = f"`gaff.device: cpu` would leave this machine's GPUs idle ({found[0]} is there)"
+        remedy = "remove the key to train on them, or write cpu-beside-gpus if that is what you want"
+        yield config.problem("cpu-beside-gpus", "gaff.device", what, remedy)
+    for key in GPU_FLAGS:
+        if flag(config, key):
+            what = f"`{key}: true` needs a GPU, and `gaff.device` is {config.gaff.device}"
+            yield config.problem("needs-gpu", key, what, "write false")
+    for name in sorted(set(attention_kinds(items(config, "attention_config"))) - set(CPU_ATTENTION)):
+        what = f"{name} attention needs a GPU, and `gaff.device` is {config.gaff.device}"
+        yield config.problem("needs-gpu", "attention_config", what, "write global instead")
+    if word(config, "norm").startswith("te_"):
+        what = f"`norm: {word(config, 'norm')}` is Transformer Engine's and needs a GPU, which `gaff.device` rules out"
+        yield config.problem("needs-gpu", "norm", what, "write layernorm or rmsnorm")
+
+
+def attention_kinds(value: Any) -> Iterator[str]:
+    """All names in an ``attention_config`` such as ``[[["global", "flash"], 6]]``."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list):
+        for item in value:
+            yield from attention_kinds(item)
