@@ -6,6 +6,7 @@ The ``tokenizers`` library is imported only where a ``tokenizer.json`` is read o
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -120,9 +121,20 @@ def train_bpe(texts: Iterable[str], vocab_size: int, path: str | Path) -> Huggin
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    tokenizer.save(str(temporary))
+    temporary.write_text(_readable_everywhere(tokenizer.to_str()), encoding="utf-8")
     os.replace(temporary, path)
     return HuggingFace(path)
+
+
+def _readable_everywhere(text: str) -> str:
+    """Merges as ``"a b"``: from 0.20 on the library writes pairs, which that of GPT-NeoX's environment cannot read.
+
+    No token of a byte-level BPE has a space in it.
+    """
+    whole = json.loads(text)
+    merges = whole["model"]["merges"]
+    whole["model"]["merges"] = [merge if isinstance(merge, str) else " ".join(merge) for merge in merges]
+    return json.dumps(whole, ensure_ascii=False, indent=1)
 
 
 def _library() -> Any:

@@ -8,7 +8,7 @@ int.  Names that are not in the table belong to another version of GPT-NeoX and 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Final, Literal
 
 Kind = Literal["an integer", "a number", "true or false", "text", "a list", "a mapping", "anything"]
@@ -181,3 +181,23 @@ def is_numeric(dotted: str) -> bool:
 def is_text(dotted: str) -> bool:
     """Whether the key is known to hold words, in which something like 1e5 may stand on its own."""
     return KINDS.get(dotted.partition(".")[0]) == TEXT
+
+
+#: Boolean keys whose code needs a GPU: GPT-NeoX compiles CUDA kernels for them, or needs Apex or Transformer Engine.
+GPU_FLAGS = (
+    *("scaled_upper_triang_masked_softmax_fusion", "scaled_masked_softmax_fusion", "rope_fusion"),
+    *("layernorm_fusion", "rmsnorm_fusion", "use_flashattn_swiglu", "use_bnb_optimizer"),
+    *("te_columnparallel", "te_rowparallel", "te_layernorm_mlp", "te_mha", "te_fp8_mha"),
+    *("mamba_selective_scan_fusion", "mamba_causal_conv_fusion", "mamba_inner_func_fusion"),
+)
+#: Kinds of attention that run without a GPU.
+CPU_ATTENTION = ("global", "gmlp", "amlp")
+
+
+def attention_kinds(value: Any) -> Iterator[str]:
+    """All names in an ``attention_config`` such as ``[[["global", "flash"], 6]]``."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list):
+        for item in value:
+            yield from attention_kinds(item)

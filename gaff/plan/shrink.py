@@ -1,38 +1,41 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A config made small enough for a laptop CPU and the bundled trainer, with the shape of its schedule kept.  Pure.
+"""A config made small enough for a laptop CPU, with the shape of its schedule kept.  Pure.
 
 Kept: the pattern of resets and what they forget, warm-up and decay as fractions of the run, learning rates, optimizer,
-ZeRO stage (2 for 3), tied or untied embeddings, positions, residual style, initialisers, no pipeline where there is
-none, and pipeline parallelism as far as the ranks allow.
+ZeRO stage (2 for 3 on the bundled trainer), tied or untied embeddings, positions, residual style, initialisers, no
+pipeline where there is none, and pipeline and (with GPT-NeoX) tensor parallelism as far as the ranks allow.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from gaff.plan.config import Config
-from gaff.plan.neox_keys import DEFAULTS, PATH_LISTS
+from gaff.plan.neox_keys import CPU_ATTENTION, GPU_FLAGS, PATH_LISTS
+from gaff.plan.settings import Device, GaffSettings, TrainerName
 from gaff.plan.shrink_resets import shrink_init, shrink_parameters
 from gaff.plan.shrink_schedule import ShrunkSchedule, shrink_schedule
+from gaff.plan.shrink_sentences import sentences
 from gaff.plan.typed import (
     at_least,
+    flag,
     integer,
     items,
     mapping,
     number,
     pipeline,
-    precision,
     tensor_parallel,
     word,
     zero_stage,
 )
+from gaff.plan.typed import precision as precision_of
 
 MAX_LAYERS, MAX_HIDDEN, MAX_HEADS, MAX_SEQUENCE = 4, 128, 4, 128
 MAX_MICRO_BATCH, MAX_ACCUMULATION = 8, 4
-MAX_ZERO_STAGE = 2  # what the bundled trainer does
+MAX_ZERO_STAGE: Mapping[TrainerName, int] = {"bundled": 2, "neox": 3}  # what each trainer does on a CPU
 _BUCKET = 5_000_000  # elements; DeepSpeed allocates its communication buckets in full, 2 GB at the usual 5e8
 _GATED_UNIT, _PLAIN_UNIT = 48, 16  # multiples of which an MLP width keeps whole after the 2/3 of gated activations
 
@@ -69,6 +72,8 @@ class _Target:
     vocab_size: int
     save: Path
     precision: str
+    trainer: TrainerName
+    device: Device
 
 
 def shrink(
@@ -82,6 +87,8 @@ def shrink(
     vocab_size: int,
     save: Path,
     precision: str | None = None,
+    trainer: TrainerName = "bundled",
+    device: Device = "cpu",
 ) -> tuple[Config, tuple[str, ...]]:
     """The rehearsal of a run.
 
@@ -95,9 +102,10 @@ def shrink(
         vocab_size: tokens of that tokenizer, for the sentence about it.
         save: where checkpoints go.
         precision: fp32 or bfloat16 instead of the config's.
+        trainer: ``bundled`` or ``neox``, which trains on ``device``, a CPU.
 
     Returns:
-        The small config, with ``trainer: bundled``; and a sentence for each thing that was shrunk or left out.
+        The small config, with that trainer; and a sentence for each thing that was shrunk or left out.
     """
     target = _Target(
         schedule=shrink_schedule(config, iterations, resets),
@@ -106,16 +114,25 @@ def shrink(
         vocab_file=vocab_file,
         vocab_size=vocab_size,
         save=save,
-        precision=precision or _precision_of(config),
+        precision=precision or precision_of(config),
+        trainer=trainer,
+        device=device,
     )
     neox = {key: value for key, value in config.neox.items() if key not in _DROPPED}
     for part in (_schedule, _model, _layout, _precision, _data):
         neox.update(part(config, target))
     neox = {key: value for key, value in neox.items() if value is not None}
-    small = replace(config, neox=neox, gaff=target.schedule.settings(config.gaff))
+    small = replace(config, neox=neox, gaff=_settings(config.gaff, target))
     parameters, init = shrink_parameters(config, small), shrink_init(config.gaff.init)
     small = replace(small, gaff=replace(small.gaff, parameters=parameters, init=init))
-    return small, tuple(_sentences(config, small, target))
+    return small, sentences(config, small, target.vocab_size)
+
+
+def _settings(gaff: GaffSettings, target: _Target) -> GaffSettings:
+    """The user's block with the small schedule; the machines it names are not this one."""
+    small = target.schedule.settings(gaff)
+    device = target.device if target.trainer == "neox" else small.device
+    return replace(small, trainer=target.trainer, device=device, container=None, environment=())
 
 
 def _schedule(config: Config, target: _Target) -> dict[str, Any]:
@@ -150,7 +167,8 @@ def _model(config: Config, target: _Target) -> dict[str, Any]:
         "num_attention_heads": small_heads,
         "num_kv_heads": max(1, small_heads * kv_heads // heads) if kv_heads else None,
         "intermediate_size": _mlp_width(config, small_hidden / hidden),
-        "attention_config": _attention(config, layers),
+        "attention_config": _attention(config, layers, target.trainer),
+        **_without_gpu(config, target.trainer),
         "seq_length": sequence,
         "max_position_embeddings": sequence,
         "train_micro_batch_size_per_gpu": min(integer(config, "train_micro_batch_size_per_gpu") or 4, MAX_MICRO_BATCH),
@@ -167,7 +185,17 @@ def _mlp_width(config: Config, ratio: float) -> int | None:
     return max(1, round(width * ratio / unit)) * unit
 
 
-def _attention(config: Config, layers: int) -> list[Any] | None:
+def _without_gpu(config: Config, trainer: TrainerName) -> dict[str, Any]:
+    """What GPT-NeoX must do without on a CPU; the bundled trainer takes these keys and has no kernels for them."""
+    if trainer != "neox":
+        return {}
+    norms = {"te_layernorm": "layernorm", "te_rmsnorm": "rmsnorm"}
+    plain = {key: False for key in GPU_FLAGS if flag(config, key)}
+    norm = norms.get(word(config, "norm"))
+    return {**plain, "norm": norm} if norm else plain
+
+
+def _attention(config: Config, layers: int, trainer: TrainerName) -> list[Any] | None:
     """The attention types of the first ``layers`` layers, in GPT-NeoX's notation."""
     types: list[Any] = []
     for item in items(config, "attention_config"):
@@ -178,16 +206,16 @@ def _attention(config: Config, layers: int) -> list[Any] | None:
     if not types:
         return None
     types = (types * layers)[:layers]
+    if trainer == "neox":
+        types = [kind if kind in CPU_ATTENTION else "global" for kind in types]
     return [[types[:1], layers]] if len(set(types)) == 1 else [[types, 1]]
 
 
 def _layout(config: Config, target: _Target) -> dict[str, Any]:
-    stages = pipeline(config)
-    while stages > 1 and (target.ranks % stages or stages > MAX_LAYERS):
-        stages -= 1
+    tensor, stages = _parallelism(config, target)
     zero = dict(mapping(config, "zero_optimization")) or None
     if zero:
-        zero["stage"] = min(zero_stage(config), MAX_ZERO_STAGE)
+        zero["stage"] = min(zero_stage(config), MAX_ZERO_STAGE[target.trainer])
         for key in ("reduce_bucket_size", "allgather_bucket_size"):
             if isinstance(zero.get(key), (int, float)):
                 zero[key] = min(zero[key], _BUCKET)
@@ -196,8 +224,8 @@ def _layout(config: Config, target: _Target) -> dict[str, Any]:
                 del zero[key]
     return {
         "pipe_parallel_size": stages,
-        "model_parallel_size": 1,
-        "sequence_parallel": None,
+        "model_parallel_size": tensor,
+        "sequence_parallel": config.get("sequence_parallel") if tensor > 1 else None,
         "global_num_gpus": target.ranks,
         "zero_optimization": zero,
         "distributed_backend": "gloo",
@@ -205,8 +233,24 @@ def _layout(config: Config, target: _Target) -> dict[str, Any]:
     }
 
 
+def _parallelism(config: Config, target: _Target) -> tuple[int, int]:
+    """Tensor and pipeline ranks: the most that ``ranks`` hold, of both kinds if possible."""
+    most_tensor = min(tensor_parallel(config), MAX_HEADS) if target.trainer == "neox" else 1
+    stages = pipeline(config)
+    if stages <= 1 and most_tensor == 1:
+        return 1, stages
+    heads = min(at_least(config, "num_attention_heads", 1), MAX_HEADS)
+    fitting = [
+        (tensor, stage)
+        for tensor in range(1, most_tensor + 1)
+        for stage in range(min(stages, 1), min(stages, MAX_LAYERS) + 1)
+        if target.ranks % (tensor * max(1, stage)) == 0 and heads % tensor == 0
+    ]
+    return max(fitting, key=lambda pair: (pair[0] * max(1, pair[1]), min(pair), pair[0]))
+
+
 def _precision(config: Config, target: _Target) -> dict[str, Any]:
-    if target.precision == _precision_of(config):
+    if target.precision == precision_of(config):
         return {}
     keys: dict[str, Any] = {"precision": target.precision, "fp16": None, "bf16": None, "fp16_lm_cross_entropy": None}
     if target.precision == "bfloat16":
@@ -223,52 +267,3 @@ def _data(config: Config, target: _Target) -> dict[str, Any]:
         "vocab_file": str(target.vocab_file) if target.vocab_file else None,
         "save": str(target.save),
     }
-
-
-_precision_of = precision
-
-#: What is compared before and after: (key, word for it).
-_COMPARED: Mapping[str, Callable[[Config], Any]] = {
-    **{
-        key: lambda config, key=key: config.get(key, DEFAULTS.get(key))  # type: ignore[misc]
-        for key in (
-            *("train_iters", "lr_decay_iters", "checkpoint_factor", "extra_save_iters", "log_interval"),
-            *("num_layers", "hidden_size", "num_attention_heads", "num_kv_heads", "intermediate_size"),
-            *("seq_length", "max_position_embeddings"),
-            *("train_micro_batch_size_per_gpu", "gradient_accumulation_steps"),
-        )
-    },
-    "reset_every": lambda config: config.gaff.reset_every,
-    "first_reset": lambda config: config.gaff.first_reset,
-    "last_reset": lambda config: config.gaff.last_reset,
-    "parameters": lambda config: ", ".join(config.gaff.parameters),
-    "init": lambda config: config.gaff.init,
-    "model_parallel_size": tensor_parallel,
-    "pipe_parallel_size": pipeline,
-    "ZeRO stage": zero_stage,
-    "precision": precision,
-}
-
-
-def _sentences(config: Config, small: Config, target: _Target) -> list[str]:
-    said = []
-    for name, value in _COMPARED.items():
-        before, after = value(config), value(small)
-        if before != after:
-            said.append(f"{name} {_short(before)} -> {_short(after)}")
-    said.append(f"data and tokenizer replaced, vocabulary of {target.vocab_size:,} tokens")
-    if config.get("eval_iters", DEFAULTS["eval_iters"]):
-        said.append("no validation")
-    zero = mapping(config, "zero_optimization")
-    if any(mapping(small, "zero_optimization").get(key) != zero[key] for key in zero if key != "stage"):
-        said.append("zero_optimization: smaller communication buckets, no overlap or offload")
-    if config.get("fp32_allreduce"):
-        said.append("fp32_allreduce left out")
-    return said
-
-
-def _short(value: object) -> str:
-    if value is None:
-        return "none"
-    text = str(value)
-    return text if len(text) <= 40 else f"{text[:36]} …{']' if isinstance(value, list) else ''}"

@@ -36,13 +36,12 @@ class ShrunkSchedule:
     unit_scale: float
 
     def settings(self, gaff: GaffSettings) -> GaffSettings:
-        """The user's ``gaff:`` block with this schedule, for the bundled trainer."""
+        """The user's ``gaff:`` block with this schedule."""
         return replace(
             gaff,
             reset_every=self.reset_every,
             first_reset=self.first_reset,
             last_reset=self.last_reset,
-            trainer="bundled",
         )
 
 

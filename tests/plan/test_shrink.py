@@ -221,3 +221,53 @@ def test_the_original_config_is_not_touched() -> None:
     before = config.to_yaml()
     shrink(config, **GIVEN, precision="fp32")
     assert config.to_yaml() == before
+
+
+def on_neox(*overrides: str, name: str = "70m", ranks: int = 2) -> Config:
+    given = {**GIVEN, "ranks": ranks, "trainer": "neox", "device": "cpu-beside-gpus"}
+    return shrink(pythia(*overrides, name=name), **given)[0]
+
+
+def test_gpt_neox_rehearses_without_what_needs_a_gpu() -> None:
+    small = on_neox("norm=te_layernorm", "rope_fusion=true")
+    assert small.get("attention_config") == [[["global"], 4]]
+    flags = ("scaled_upper_triang_masked_softmax_fusion", "rope_fusion")
+    assert [small.get(key) for key in (*flags, "norm")] == [False, False, "layernorm"]
+    assert (small.gaff.trainer, small.gaff.device) == ("neox", "cpu-beside-gpus")
+    assert small.get("fp16.enabled") is True, "the shim has fp16"
+    _, told = shrink(pythia("rope_fusion=true"), **{**GIVEN, "trainer": "neox"})
+    assert "attention flash -> global" in told
+    assert "without a GPU: scaled_upper_triang_masked_softmax_fusion, rope_fusion" in told
+
+
+def test_gpt_neox_keeps_zero_3_where_the_bundled_trainer_takes_2() -> None:
+    changes = ("pipe_parallel_size=0", "zero_optimization.stage=3")
+    assert on_neox(*changes).get("zero_optimization.stage") == 3
+    assert shrink(pythia(*changes), **GIVEN)[0].get("zero_optimization.stage") == 2
+
+
+@pytest.mark.parametrize(
+    ("tensor", "stages", "ranks", "expected"),
+    [
+        (1, 1, 2, (1, 1)),
+        (1, 0, 2, (1, 0)),
+        (2, 1, 2, (2, 1)),
+        (4, 0, 2, (2, 0)),
+        (1, 4, 2, (1, 2)),
+        (8, 2, 4, (2, 2)),
+        (2, 2, 8, (2, 2)),
+        (2, 2, 2, (2, 1)),
+        (4, 4, 3, (1, 3)),
+    ],
+)
+def test_tensor_and_pipeline_ranks_are_the_most_that_fit(
+    tensor: int, stages: int, ranks: int, expected: tuple[int, int]
+) -> None:
+    small = on_neox(f"model_parallel_size={tensor}", f"pipe_parallel_size={stages}", ranks=ranks)
+    assert (small.get("model_parallel_size"), small.get("pipe_parallel_size")) == expected
+    assert check(small, files=False) == []
+
+
+def test_machines_and_images_of_the_cluster_are_left_out() -> None:
+    small = on_neox("gaff.container={engine: apptainer, image: x.sif}", "gaff.environment={NCCL_DEBUG: INFO}")
+    assert (small.gaff.container, small.gaff.environment) == (None, ())

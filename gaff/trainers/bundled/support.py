@@ -12,6 +12,7 @@ from typing import Any
 
 from gaff.errors import Location, Problem
 from gaff.plan.gaff_values import describe
+from gaff.plan.neox_keys import attention_kinds
 from gaff.plan.typed import mistyped
 from gaff.trainers.bundled import settings
 
@@ -208,7 +209,7 @@ def _combinations(neox: Mapping[str, Any]) -> Iterator[_Finding]:
     kv_heads = neox.get("num_kv_heads")
     if kv_heads is not None and kv_heads != neox.get("num_attention_heads"):
         yield "num_kv_heads", "the bundled trainer does not do grouped-query attention", f"remove it, {_NEOX}"
-    for name in sorted(set(_names(settings.given(neox, "attention_config", []))) - {"global", "flash", "all"}):
+    for name in sorted(set(attention_kinds(settings.given(neox, "attention_config", []))) - {"global", "flash", "all"}):
         yield "attention_config", f"the bundled trainer does not do {name} attention", f"use global, {_NEOX}"
     if neox.get("data_path") is None and not neox.get("train_data_paths"):
         yield "data_path", "neither data_path nor train_data_paths is given", "add one of them"
@@ -234,12 +235,3 @@ def _numbers(neox: Mapping[str, Any]) -> Iterator[_Finding]:
         yield "num_attention_heads", what, "change one of them"
     if (neox.get("seq_length") or 0) > (neox.get("max_position_embeddings") or 0):
         yield "seq_length", "seq_length is larger than max_position_embeddings", "change one of them"
-
-
-def _names(value: Any) -> Iterator[str]:
-    """All names in an ``attention_config`` such as ``[[["global", "flash"], 6]]``."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, list):
-        for item in value:
-            yield from _names(item)

@@ -14,21 +14,12 @@ from typing import Any
 
 from gaff.errors import Problem
 from gaff.plan.config import Config
+from gaff.plan.neox_keys import CPU_ATTENTION, GPU_FLAGS, attention_kinds
 from gaff.plan.typed import flag, integer, items, pipeline, tensor_parallel, word
 from gaff.trainers.neox import cpu_shim
 from gaff.trainers.neox.cpu_shim.gaff_cpu_shim.gpus import signs_of_gpus
 
 SHIM = Path(cpu_shim.__file__).parent  # goes onto the trainer's PYTHONPATH
-
-#: Boolean keys whose code needs a GPU: GPT-NeoX compiles CUDA kernels for them, or needs Apex or Transformer Engine.
-GPU_FLAGS = (
-    *("scaled_upper_triang_masked_softmax_fusion", "scaled_masked_softmax_fusion", "rope_fusion"),
-    *("layernorm_fusion", "rmsnorm_fusion", "use_flashattn_swiglu", "use_bnb_optimizer"),
-    *("te_columnparallel", "te_rowparallel", "te_layernorm_mlp", "te_mha", "te_fp8_mha"),
-    *("mamba_selective_scan_fusion", "mamba_causal_conv_fusion", "mamba_inner_func_fusion"),
-)
-#: Kinds of attention that run without a GPU.
-CPU_ATTENTION = ("global", "gmlp", "amlp")
 
 
 def ranks(config: Config) -> int:
@@ -85,12 +76,3 @@ def check_device(config: Config) -> Iterator[Problem]:
     if word(config, "norm").startswith("te_"):
         what = f"`norm: {word(config, 'norm')}` is Transformer Engine's and needs a GPU, which `gaff.device` rules out"
         yield config.problem("needs-gpu", "norm", what, "write layernorm or rmsnorm")
-
-
-def attention_kinds(value: Any) -> Iterator[str]:
-    """All names in an ``attention_config`` such as ``[[["global", "flash"], 6]]``."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, list):
-        for item in value:
-            yield from attention_kinds(item)

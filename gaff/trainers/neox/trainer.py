@@ -63,7 +63,8 @@ class NeoxTrainer:
         """Write ``neox.yml`` into the segment's directory."""
         path = request.directory / CONFIG_NAME
         keys = segment_keys(config, request, validates_pipelines=False)
-        environment = {"PATH": self._path(), "PYTHONUNBUFFERED": "1"}
+        # empty: a shim that this shell left on PYTHONPATH stays off unless the config asks for it
+        environment = {"PATH": self._path(), "PYTHONUNBUFFERED": "1", "GAFF_CPU_SHIM": ""}
         if config.gaff.device != "gpu":
             keys.update(cpu_keys())
             environment |= cpu_environment(config, os.environ, self.extensions)

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from . import deepspeed_on_cpu, optimizers, torch_on_cpu
+from . import deepspeed_on_cpu, half_products, optimizers, torch_on_cpu
 from .gpus import signs_of_gpus
 
 Change = Callable[[Any], None]
@@ -21,7 +21,7 @@ def install() -> None:
     changes: dict[str, Change] = {
         "torch": _torch,
         "torch.utils.data.dataloader": torch_on_cpu.keep_random_state,
-        "deepspeed.accelerator.cpu_accelerator": deepspeed_on_cpu.allow_fp16,
+        "deepspeed.accelerator.cpu_accelerator": deepspeed_on_cpu.widen_accelerator,
         "deepspeed.ops": deepspeed_on_cpu.leave_out_shared_memory_op,
     }
     adam = os.environ.get("GAFF_CPU_SHIM_ADAM", "deepspeed")
@@ -41,6 +41,7 @@ def _torch(torch: Any) -> None:
             "or write `device: cpu-beside-gpus` to leave the GPU idle on purpose"
         )
     torch_on_cpu.land(torch, ranks)
+    half_products.through_float32(torch)
     if "RANK" in os.environ:  # each rank, but neither the launchers nor a loader's workers
         said = f"GAFF's CPU shim: rank {os.environ['RANK']} trains on the CPU, torch.cuda is a stand-in"
         print(f"{said}; {len(gpus)} GPUs are left idle" if gpus else said, flush=True)

@@ -28,7 +28,7 @@ def land(torch: Any, ranks: int) -> None:
     cuda.get_device_name = _always("CPU (GAFF's shim)")
     cuda.get_device_capability = _always((8, 0))  # an A100's: nothing is left out for want of it
     cuda.nvtx.range_push = cuda.nvtx.range_pop = _always(0)
-    cuda.Event = _Nothing
+    cuda.Event = Nothing
     for name in _MEMORY:
         setattr(cuda, name, _always(0))
     for name in _RESETS:
@@ -71,13 +71,13 @@ def _always(value: Any) -> Callable[..., Any]:
     return lambda *args, **options: value
 
 
-class _Nothing:
+class Nothing:
     """A CUDA event or stream: may be recorded, waited for and entered, to no effect."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         pass
 
-    def __enter__(self) -> _Nothing:
+    def __enter__(self) -> Nothing:
         return self
 
     def __exit__(self, *error: object) -> None:
