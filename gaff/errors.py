@@ -36,16 +36,18 @@ class Problem:
         what: what is wrong, without a final full stop.
         remedy: what to do now, an imperative clause without a final full stop.
         where: the file and line, or the checkpoint file, or None when it is the machine.
+        detail: lines to show below, as they are: the decisive ones of a log.
     """
 
     id: str
     what: str
     remedy: str
     where: Location | None = None
+    detail: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         place = f"{self.where}: " if self.where else ""
-        return f"{place}{self.what}; {self.remedy}."
+        return "\n    ".join((f"{place}{self.what}; {self.remedy}.", *self.detail))
 
 
 class GaffError(Exception):

@@ -12,7 +12,18 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-LAYERS = ["errors", "files", "plan", "checkpoint", "data", "trainers", "supervisor", "report", "cli"]  # lowest first
+LAYERS = [
+    "errors",
+    "files",
+    "plan",
+    "checkpoint",
+    "data",
+    "trainers",
+    "supervisor",
+    "report",
+    "doctor",
+    "cli",
+]  # lowest first
 MODULES = sorted((ROOT / "gaff").rglob("*.py"))
 
 

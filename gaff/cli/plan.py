@@ -5,20 +5,20 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
+from gaff.cli.plan_text import columns
+from gaff.cli.plan_text import render_plan as render_plan
 from gaff.errors import EXIT_DONE, EXIT_WRONG_INPUT, InputError, Problem
 from gaff.plan.checks import check
-from gaff.plan.config import load_config
-from gaff.plan.plan import Plan, build_plan, problem_json
-from gaff.plan.schedule import Segment
+from gaff.plan.config import Config, load_config
+from gaff.plan.plan import build_plan, problem_json
 from gaff.plan.settings import GaffSettings, InitSpec
-
-_ROWS_SHOWN = 12  # segments; a longer list is cut in the middle
 
 
 def add_config_arguments(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
@@ -65,17 +65,37 @@ def run(args: argparse.Namespace) -> int:
         )
     config = load_config(args.config, args.overrides)
     errors = check(config)
+    launcher, more = _launcher_keys(config)
+    errors += more
     try:
-        plan = build_plan(config)
+        plan = build_plan(config, launcher)
     except InputError as error:
         raise InputError(errors or error.problems) from None
     if args.json:
         print(json.dumps({**plan.to_json(), "problems": [problem_json(problem) for problem in errors]}, indent=2))
     else:
-        print(render_plan(plan))
+        print(_encodable(render_plan(plan)))
     for problem in errors:
         print(f"gaff: {problem}", file=sys.stderr)
     return EXIT_WRONG_INPUT if errors else EXIT_DONE
+
+
+def _launcher_keys(config: Config) -> tuple[Mapping[str, Any], Sequence[Problem]]:
+    """What GPT-NeoX's launcher will need, seen from this shell; nothing, and why, where the hostfile is wrong."""
+    if config.gaff.trainer == "bundled":
+        return {}, ()
+    from gaff.trainers.neox.launching import launch_keys
+
+    try:
+        return launch_keys(config, os.environ), ()
+    except InputError as error:
+        return {}, error.problems
+
+
+def _encodable(text: str) -> str:
+    """The text as standard output can show it: what its encoding lacks becomes a question mark."""
+    encoding = sys.stdout.encoding or "utf-8"
+    return text.encode(encoding, "replace").decode(encoding)
 
 
 def render_keys() -> str:
@@ -84,103 +104,7 @@ def render_keys() -> str:
     for item in fields(GaffSettings):
         default = "required" if item.default is MISSING else _yaml_word(item.default)
         rows.append((item.name, default, item.metadata["doc"]))
-    return "\n".join(_columns(rows))
-
-
-def render_plan(plan: Plan) -> str:
-    """The plan as plain text, aligned, for a terminal or a log."""
-    lines = [*_columns(_facts(plan)), "", *_segments(plan.segments)]
-    if plan.warnings:
-        lines += ["", *(f"warning: {problem}" for problem in plan.warnings)]
-    return "\n".join(lines)
-
-
-def _facts(plan: Plan) -> list[tuple[str, ...]]:
-    every = "never" if plan.reset_every is None else f"every {plan.reset_every:,} iterations"
-    return [
-        ("iterations", f"{plan.train_iters:,}"),
-        ("segments", f"{len(plan.segments):,}"),
-        ("resets", f"{len(plan.resets):,}, {every}" if plan.resets else "none"),
-        ("forgets", plan.forgets),
-        ("layout", plan.layout),
-        *_model_facts(plan),
-        *_token_facts(plan),
-        *_disk_facts(plan),
-    ]
-
-
-def _model_facts(plan: Plan) -> list[tuple[str, ...]]:
-    model = plan.model
-    if model is None:
-        return [("parameters", f"not known: {plan.model_unknown}")]
-    tied = "tied to the output" if model.tied else f"and as many in the output ({2 * model.share:.1%} together)"
-    words = model.vocabulary
-    return [
-        ("parameters", f"{model.total:,}"),
-        ("embedding", f"{model.input_embedding:,} parameters, {model.share:.1%} of the model, {tied}"),
-        ("vocabulary", f"{words.tokens:,} tokens ({words.source}), padded to {words.rows:,} rows"),
-    ]
-
-
-def _token_facts(plan: Plan) -> list[tuple[str, ...]]:
-    batch = plan.batch
-    if batch is None:
-        return [("tokens", "not known: batch size or sequence length is missing")]
-    if batch.tokens is not None and plan.tokens is not None:
-        gpus = f" on {batch.gpus:,} GPUs" if batch.gpus else ""
-        sample = f"{batch.samples:,} sequences of {batch.sequence:,}{gpus}"
-        return [("tokens", f"{batch.tokens:,} per iteration ({sample}), {plan.tokens:,} in all")]
-    per_gpu = batch.tokens_per_gpu or 0
-    why = "set global_num_gpus or a hostfile for the whole"
-    return [("tokens", f"{per_gpu:,} per iteration and data-parallel rank; the number of GPUs is not known ({why})")]
-
-
-def _disk_facts(plan: Plan) -> list[tuple[str, ...]]:
-    if plan.checkpoint_bytes is None or plan.disk_bytes is None:
-        return [("checkpoints", f"{len(plan.tags):,} tags")]
-    one, whole = _bytes(plan.checkpoint_bytes), _bytes(plan.disk_bytes)
-    return [("checkpoints", f"{one} per tag, {len(plan.tags):,} tags, {whole} in all")]
-
-
-def _segments(segments: Sequence[Segment]) -> list[str]:
-    rows = [("segment", "from", "to", "iterations", "then")]
-    rows += [
-        (
-            f"{s.number:,}",
-            f"{s.start:,}",
-            f"{s.stop:,}",
-            f"{s.iterations:,}",
-            f"reset {s.reset.number:,}" if s.reset else "end",
-        )
-        for s in segments
-    ]
-    lines = _columns(rows, right=4)
-    hidden = len(segments) - _ROWS_SHOWN
-    if hidden <= 1:
-        return lines
-    half = _ROWS_SHOWN // 2
-    return [*lines[: 1 + half], f"  … {hidden:,} more segments …", *lines[-half:]]
-
-
-def _columns(rows: Sequence[tuple[str, ...]], right: int = 0) -> list[str]:
-    """Rows with aligned columns: the first ``right`` to the right, the last one unpadded."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = []
-    for row in rows:
-        cells = [
-            cell.rjust(w) if i < right else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append("  ".join(cells).rstrip())
-    return lines
-
-
-def _bytes(count: int) -> str:
-    value = float(count)
-    for unit in ("B", "kB", "MB", "GB"):
-        if value < 1000:
-            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
-        value /= 1000
-    return f"{value:.1f} TB"
+    return "\n".join(columns(rows))
 
 
 def _yaml_word(value: object) -> str:

@@ -38,7 +38,7 @@ def run(options: argparse.Namespace) -> int:
     trainer = select_trainer(config, options.neox_dir)
     check_everything(config, trainer)
     check_root(root)
-    plan = build_plan(config)
+    plan = build_plan(config, trainer.launcher_keys(config))
     if options.dry_run:
         print(render_plan(plan))
         return EXIT_DONE

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 
 from gaff.errors import Problem
 from gaff.plan.config import Config
+from gaff.plan.learning_rate import DECAYING, decay_length
+from gaff.plan.schedule import Segment, schedule
 from gaff.plan.typed import integer, number, word
 
 MOST = 1_000_000  # segments or tags of one run; more is a slip of the pen, and would not fit into memory
@@ -40,6 +42,14 @@ def check_length(config: Config) -> Iterator[Problem]:
         yield config.problem("too-many-tags", "checkpoint_factor", what, f"keep below {MOST:,}")
 
 
+def segments_of(config: Config) -> tuple[Segment, ...]:
+    """The segments of the run, for rules that look at them; none where the config does not allow to list them."""
+    train_iters, gaff = integer(config, "train_iters"), config.gaff
+    if train_iters is None or train_iters < 1 or any(check_length(config)):
+        return ()
+    return schedule(train_iters, gaff.reset_every, gaff.first_reset, gaff.last_reset)
+
+
 def _train_iters(config: Config) -> Iterator[Problem]:
     if config.get("train_epochs") is not None:
         what = "`train_epochs` leaves the number of iterations open, and resets need it beforehand"
@@ -58,6 +68,9 @@ def _resets(config: Config, train_iters: int) -> Iterator[Problem]:
             if getattr(gaff, key) is not None:
                 what = f"`gaff.{key}` is given but `reset_every: never` makes no resets"
                 yield config.problem("reset-never", f"gaff.{key}", what, "remove one of the two")
+        if gaff.lr_schedule == "restart":
+            what = "`gaff.lr_schedule: restart` restarts after resets, but `reset_every: never` makes none"
+            yield config.problem("reset-never", "gaff.lr_schedule", what, "remove one of the two")
         return
     first = gaff.first_reset or gaff.reset_every
     if first >= train_iters:
@@ -77,6 +90,7 @@ def _learning_rate(config: Config) -> Iterator[Problem]:
     if warmup is not None and not 0 <= warmup <= 1:
         what = f"`warmup: {warmup}` is no fraction: GPT-NeoX multiplies it with the decay length"
         yield config.problem("warmup-fraction", "warmup", what, "write for example 0.01 for one hundredth")
+    yield from _no_decay(config)
     fraction = number(config, "lr_decay_fraction")
     if fraction is not None and not 0 < fraction <= 1:
         what = f"`lr_decay_fraction: {fraction}` is not between 0 and 1"
@@ -88,6 +102,18 @@ def _learning_rate(config: Config) -> Iterator[Problem]:
     elif lr is not None and min_lr is not None and min_lr > lr:
         what = f"`min_lr: {min_lr}` is above the learning rate {lr}"
         yield config.problem("min-lr-above-lr", "min_lr", what, "lower min_lr")
+
+
+def _no_decay(config: Config) -> Iterator[Problem]:
+    length = decay_length(config)
+    if number(config, "warmup") != 1 or word(config, "lr_decay_style") not in DECAYING or not length:
+        return
+    restart, segments = config.gaff.lr_schedule == "restart", segments_of(config)
+    longest = max((segment.iterations for segment in segments), default=0)
+    if length < (longest if restart else segments[-1].stop if segments else 0):
+        after = "iterations of a cycle" if restart else "iterations"
+        what = f"`warmup: 1` leaves nothing to decay in: GPT-NeoX divides by zero after {length} {after}"
+        yield config.problem("warmup-fraction", "warmup", what, "write for example 0.01 for one hundredth")
 
 
 def _saves(config: Config) -> Iterator[Problem]:

@@ -7,10 +7,7 @@ from collections.abc import Iterator, Mapping
 
 from gaff.errors import Problem
 from gaff.plan.config import Config
-from gaff.plan.typed import flag, integer, number, pipeline, word
-
-_OVERSHOOT_FROM = 0.99
-_DEFAULT_BETA2 = 0.999  # DeepSpeed's Adam, when betas are not given
+from gaff.plan.typed import flag, integer, number, pipeline
 
 #: Keys that GAFF sets for each segment: what becomes of the user's value.
 _SET_BY_GAFF: Mapping[str, str] = {
@@ -27,7 +24,6 @@ def check_warnings(config: Config) -> Iterator[Problem]:
             yield config.problem(f"{key.replace('_', '-')}-dropped", key, f"`{key}` {what}", "remove it to be clear")
     yield from _clipping(config)
     yield from _validation(config)
-    yield from _cosine(config)
     if flag(config, "no_load_rng"):
         what = "`no_load_rng: true` starts the random numbers of dropout anew at every segment"
         yield config.problem("no-load-rng", "no_load_rng", what, "remove it for runs that can be repeated exactly")
@@ -42,25 +38,16 @@ def _clipping(config: Config) -> Iterator[Problem]:
             "gradient clipping at 1.0 does not happen: GPT-NeoX drops a value that equals its default, and DeepSpeed's"
             " default is none"
         )
+        if config.gaff.reset_every is not None:
+            what += "; gradients are largest right after a reset"
         remedy = "add deepspeed_extra_args: {gradient_clipping: 1.0} if you rely on it"
         yield config.problem("clipping-not-applied", "gradient_clipping", what, remedy)
 
 
 def _validation(config: Config) -> Iterator[Problem]:
-    if pipeline(config) >= 1 and (integer(config, "eval_iters") or 0) > 0:
+    if config.gaff.trainer != "bundled" and pipeline(config) >= 1 and (integer(config, "eval_iters") or 0) > 0:
         what = "GAFF sets eval_iters to 0: validation crashes GPT-NeoX when pipe_parallel_size is 1 or more"
         yield config.problem("validation-off", "eval_iters", what, "write eval_iters: 0 and evaluate the checkpoints")
-
-
-def _cosine(config: Config) -> Iterator[Problem]:
-    train_iters, decay = integer(config, "train_iters"), integer(config, "lr_decay_iters")
-    fraction = number(config, "lr_decay_fraction")
-    if decay is None and fraction is not None and train_iters is not None:
-        decay = int(train_iters * fraction)
-    if word(config, "lr_decay_style") == "cosine" and decay and train_iters and decay < train_iters:
-        key = "lr_decay_iters" if config.get("lr_decay_iters") is not None else "lr_decay_fraction"
-        what = f"with cosine decay the learning rate rises again after iteration {decay}, train_iters is {train_iters}"
-        yield config.problem("cosine-rises", key, what, "let it decay over train_iters")
 
 
 def _resets(config: Config, reset_every: int) -> Iterator[Problem]:
@@ -75,16 +62,6 @@ def _resets(config: Config, reset_every: int) -> Iterator[Problem]:
             )
             yield config.problem("log-interval", key, what, "make it a multiple")
             break
-    betas = config.get("optimizer.params.betas")
-    beta2 = betas[1] if isinstance(betas, list) and len(betas) == 2 else _DEFAULT_BETA2
-    adam = "adam" in word(config, "optimizer.type")  # Lion and SGD correct no bias
-    if adam and gaff.moments == "zero" and isinstance(beta2, (int, float)) and beta2 >= _OVERSHOOT_FROM:
-        what = (
-            f"with beta2 {beta2} what is forgotten moves several times too fast for some hundred iterations after its"
-            " moments are zeroed (Adam's step count is shared, so there is no bias correction)"
-        )
-        remedy = "use betas: [0.9, 0.95] as Pythia does, or `moments: keep`"
-        yield config.problem("beta2-overshoot", "optimizer.params.betas", what, remedy)
     train_iters = integer(config, "train_iters")
     if gaff.last_reset is not None and train_iters is not None and gaff.last_reset >= train_iters:
         what = f"`gaff.last_reset: {gaff.last_reset}` is not below train_iters ({train_iters}) and changes nothing"

@@ -5,7 +5,10 @@ from __future__ import annotations
 
 from gaff.errors import Problem
 from gaff.plan.check_checkpoint import check_checkpoint
+from gaff.plan.check_data import check_data
 from gaff.plan.check_files import check_files
+from gaff.plan.check_launch import check_launch
+from gaff.plan.check_learning_rate import check_learning_rate
 from gaff.plan.check_model import check_model
 from gaff.plan.check_schedule import check_schedule
 from gaff.plan.check_types import check_types
@@ -28,4 +31,5 @@ def check(config: Config, *, files: bool = True) -> list[Problem]:
 
 def warnings(config: Config) -> list[Problem]:
     """What was noticed while reading, and what the run does otherwise than the config reads.  Stops no run."""
-    return [*config.warnings, *check_warnings(config)]
+    rules = (check_warnings, check_learning_rate, check_data, check_launch)
+    return [*config.warnings, *(problem for rule in rules for problem in rule(config))]

@@ -3,15 +3,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from types import MappingProxyType
 from typing import Any
 
 from gaff.errors import InputError, Problem
 from gaff.plan import checks
+from gaff.plan.changes import Planned, planned_changes
 from gaff.plan.check_schedule import check_length
 from gaff.plan.config import Config
 from gaff.plan.estimates import Batch, batch, checkpoint_bytes, tags
+from gaff.plan.learning_rate import LearningRate, learning_rate
+from gaff.plan.loader import LoaderCost, loader_cost
 from gaff.plan.model import ModelSize, model_size
+from gaff.plan.moments import Moments, moments
 from gaff.plan.parameters import Selection, selection
 from gaff.plan.schedule import Reset, Segment, schedule
 from gaff.plan.settings import NICKNAMES
@@ -36,6 +42,10 @@ class Plan:
         batch: tokens per iteration, None when its keys are missing.
         checkpoint_bytes: one tag, None without ``model``.
         tags: iterations that leave a tag.
+        loader: what GPT-NeoX's data loader costs, None when it is not known.
+        learning_rate: over the run, None when its keys make no schedule.
+        moments: how updates are scaled after each reset, None where no moments are zeroed or nothing scales.
+        changes: what GAFF adds or changes in the keys of the segments.
         warnings: what a person should read beforehand.
     """
 
@@ -50,6 +60,10 @@ class Plan:
     batch: Batch | None
     checkpoint_bytes: int | None
     tags: tuple[int, ...]
+    loader: LoaderCost | None
+    learning_rate: LearningRate | None
+    moments: Moments | None
+    changes: tuple[Planned, ...]
     warnings: tuple[Problem, ...]
 
     @property
@@ -88,12 +102,20 @@ class Plan:
             "checkpoint_bytes": self.checkpoint_bytes,
             "tags": list(self.tags),
             "disk_bytes": self.disk_bytes,
+            "loader": self.loader.to_json() if self.loader else None,
+            "learning_rate": self.learning_rate.to_json() if self.learning_rate else None,
+            "moments": self.moments.to_json() if self.moments else None,
+            "changes": [change.to_json() for change in self.changes],
             "warnings": [problem_json(problem) for problem in self.warnings],
         }
 
 
-def build_plan(config: Config) -> Plan:
+def build_plan(config: Config, launcher: Mapping[str, Any] = MappingProxyType({})) -> Plan:
     """Work out the plan.
+
+    Args:
+        config: checked or not.
+        launcher: GPT-NeoX keys that the trainer's launcher will need, which only the trainer knows.
 
     Raises:
         InputError: ``train_iters`` is missing or unusable, or there would be millions of segments.  Other problems of
@@ -111,6 +133,7 @@ def build_plan(config: Config) -> Plan:
     size = model_size(config)
     counted = size if isinstance(size, ModelSize) else None
     forgotten = None if gaff.reset_every is None else selection(config, counted)
+    sizes, rate = batch(config), learning_rate(config, segments)
     return Plan(
         train_iters=train_iters,
         reset_every=gaff.reset_every,
@@ -120,9 +143,13 @@ def build_plan(config: Config) -> Plan:
         layout=_layout(config),
         model=counted,
         model_unknown=size if isinstance(size, str) else "",
-        batch=batch(config),
+        batch=sizes,
         checkpoint_bytes=checkpoint_bytes(config, counted) if counted else None,
         tags=tags(config, (segment.stop for segment in segments), train_iters),
+        loader=None if gaff.trainer == "bundled" else loader_cost(sizes, segments),
+        learning_rate=rate,
+        moments=moments(config, rate),
+        changes=planned_changes(config, segments, launcher),
         warnings=tuple(checks.warnings(config)),
     )
 

@@ -138,13 +138,14 @@ def _settings(gaff: GaffSettings, target: _Target) -> GaffSettings:
 def _schedule(config: Config, target: _Target) -> dict[str, Any]:
     plan = target.schedule
     decay = integer(config, "lr_decay_iters")
+    decay_scale = plan.unit_scale if config.gaff.lr_schedule == "restart" else plan.scale  # begins anew with each reset
     factor = number(config, "checkpoint_factor")
     linear = word(config, "checkpoint_scale") == "linear"
     least = max(1, plan.unit // 4)  # a tiny model spends longer saving than training
     scaled = {round(i * plan.unit_scale) for i in items(config, "extra_save_iters") if isinstance(i, int)}
     return {
         "train_iters": plan.train_iters,
-        "lr_decay_iters": max(1, round(decay * plan.scale)) if decay else None,
+        "lr_decay_iters": max(1, round(decay * decay_scale)) if decay else None,
         "checkpoint_factor": max(least, round(factor * plan.unit_scale)) if factor and linear else factor,
         "extra_save_iters": sorted(i for i in scaled if i == 0 or least <= i <= plan.train_iters) or None,
         "log_interval": plan.log_interval,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,9 +17,11 @@ import psutil
 
 from gaff.errors import GaffError, Problem
 from gaff.supervisor import guardian
+from gaff.supervisor.ranks import FAULT_HANDLER, build_locks, find_ranks, print_stacks
 from gaff.trainers.contract import Launch
 
 RUN_ID = "GAFF_RUN_ID"  # in the environment of every process of a run
+_CLEAN_UP_S = 60.0  # for one command
 _STOP_WAIT_S = 30.0  # longer than the guardian's own grace
 
 
@@ -33,7 +34,7 @@ class Child:
         self._rest = b""
         self._asked = False
         lifeline_read, self._lifeline = os.pipe()
-        environment = {**os.environ, **launch.env, RUN_ID: run_id}
+        environment = {**os.environ, **launch.env, **FAULT_HANDLER, RUN_ID: run_id}
         # -I: what the launch puts on PYTHONPATH is for the trainer, not for the guardian
         command = [sys.executable, "-I", guardian.__file__, str(lifeline_read), "--", *launch.argv]
         with open(log, "ab") as output:
@@ -87,6 +88,16 @@ class Child:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
 
+    def print_stacks(self) -> tuple[int, tuple[Path, ...]]:
+        """Have the ranks print their Python stacks into the log, and die by it.
+
+        Returns how many ranks were found on this machine, and the lock files of builds that they may wait for.
+        """
+        ranks = find_ranks(self._process.pid)
+        locks = build_locks(ranks)
+        print_stacks(self._process.pid, ranks, self._log)
+        return len(ranks), locks
+
     def new_lines(self, *, last: bool = False) -> Iterator[str]:
         """Whole lines written since the previous call; with ``last`` also one that was never ended."""
         with open(self._log, "rb") as file:
@@ -127,12 +138,18 @@ def _run_of(process: psutil.Process) -> str | None:
         return None
 
 
-def free_port(wish: int | None = None) -> int:
-    """A TCP port on this machine that nothing listens on now: ``wish`` if it is free, else one the system picks."""
-    with socket.socket() as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port in TIME_WAIT is free for a listener
-        try:
-            listener.bind(("", wish or 0))
-        except OSError:
-            return free_port()
-        return int(listener.getsockname()[1])
+def clean_up(launch: Launch) -> None:
+    """Run the launch's commands that end what no kill here reaches.  They may fail; each has a minute."""
+    environment = {name: value for name, value in {**os.environ, **launch.env}.items() if name != RUN_ID}
+    for command in launch.clean_up:
+        with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+            subprocess.run(
+                command,
+                cwd=launch.cwd,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                timeout=_CLEAN_UP_S,
+                check=False,
+            )

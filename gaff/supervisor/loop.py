@@ -16,23 +16,23 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gaff import __version__
-from gaff.checkpoint.completeness import why_unfinished
 from gaff.checkpoint.surgery.learning_rate import RestartRequest, restart_lr
 from gaff.checkpoint.surgery.perform import Result, finish_interrupted
 from gaff.checkpoint.surgery.reset import ResetRequest, reset
 from gaff.checkpoint.tag import tag_name
-from gaff.errors import GaffError, Interrupted, Location, Problem, TrainerError
+from gaff.errors import GaffError, Interrupted, Location, Problem
 from gaff.files import make_directory_durably
 from gaff.plan.config import Config
 from gaff.plan.schedule import Reset, Segment
 from gaff.supervisor import progress
-from gaff.supervisor.child import Child, end_leftovers, free_port
+from gaff.supervisor.child import Child, clean_up, end_leftovers
+from gaff.supervisor.failures import Ended, failure
 from gaff.supervisor.journal import Journal
 from gaff.supervisor.observer import Observer
+from gaff.supervisor.ports import ReservedPort, reserve_port
 from gaff.supervisor.run_directory import RunDirectory
-from gaff.trainers.contract import ErrorLogged, Event, LoadFailed, ResumedAt, SegmentRequest, Trainer
-from gaff.trainers.faults import explain
-from gaff.trainers.loglines import LogParser
+from gaff.supervisor.watch import Watch
+from gaff.trainers.contract import Launch, SegmentRequest, Trainer
 
 _POLL_S = 0.1  # how often the log is read; a line is seen this much late at most
 
@@ -236,30 +236,43 @@ class Supervisor:
         make_directory_durably(folder)
         attempt = self.directory.attempts(segment.number) + 1
         log = folder / f"attempt-{attempt}.log"
-        port = free_port(self.config.get("master_port"))
-        request = SegmentRequest(start, segment.stop, self.directory.save, folder, port, self.run_id)
-        launch = self.trainer.prepare(self.config, request)
-        self.journal.write(
-            "segment_launched",
-            segment=segment.number,
-            attempt=attempt,
-            start=start,
-            stop=segment.stop,
-            log=str(log.relative_to(self.directory.root)),
-            command=list(launch.argv),
-        )
-        self.observer.segment_started(segment, attempt)
-        watch = _Watch(start)
-        began = time.monotonic()
-        with Child(launch, log, self.run_id) as child:
-            code = self._follow(child, watch)
-        self._end_leftovers()
+        with self._reserved_port() as port:
+            request = SegmentRequest(start, segment.stop, self.directory.save, folder, port.number, self.run_id)
+            launch = self.trainer.prepare(self.config, request)
+            self.journal.write(
+                "segment_launched",
+                segment=segment.number,
+                attempt=attempt,
+                start=start,
+                stop=segment.stop,
+                log=str(log.relative_to(self.directory.root)),
+                command=list(launch.argv),
+            )
+            self.observer.segment_started(segment, attempt)
+            watch = Watch(start, self.config.gaff.watch.silence_minutes, self.config.get("log_interval"))
+            began = time.monotonic()
+            code = self._run(launch, log, watch)
         self.journal.write(
             "segment_exited", segment=segment.number, returncode=code, seconds=round(time.monotonic() - began, 3)
         )
         self._demand_checkpoint(segment, code, watch, log)
 
-    def _follow(self, child: Child, watch: _Watch) -> int:
+    def _reserved_port(self) -> ReservedPort:
+        fixed = self.trainer.fixed_port(self.config)
+        wish = self.config.get("master_port") if fixed is None else fixed
+        return reserve_port(self.run_id, wish, fixed=fixed is not None)
+
+    def _run(self, launch: Launch, log: Path, watch: Watch) -> int:
+        """One launch from its first process to the end of its last.  Returns the trainer's exit code."""
+        clean_up(launch)
+        try:
+            with Child(launch, log, self.run_id) as child:
+                return self._follow(child, watch)
+        finally:
+            clean_up(launch)
+            self._end_leftovers()
+
+    def _follow(self, child: Child, watch: Watch) -> int:
         """Read the log until the trainer has ended, or must be ended.  Returns its exit code."""
         while True:
             code = child.poll()  # before reading, so that the last lines are not missed
@@ -272,9 +285,21 @@ class Supervisor:
                 child.kill()
             elif self.signals.name or watch.fatal:
                 child.ask_to_stop()
+            elif watch.is_silent():
+                self._end_silent(child, watch)
             time.sleep(_POLL_S)
 
-    def _demand_checkpoint(self, segment: Segment, code: int, watch: _Watch, log: Path) -> None:
+    def _end_silent(self, child: Child, watch: Watch) -> None:
+        minutes = watch.silence_minutes
+        self.observer.message(
+            f"no word from the trainer for {minutes:g} min: its ranks are told to say where they stand"
+        )
+        ranks, locks = child.print_stacks()
+        self.journal.write("trainer_silent", minutes=minutes, iteration=watch.iteration, ranks=ranks)
+        watch.hang(locks)
+        child.ask_to_stop()
+
+    def _demand_checkpoint(self, segment: Segment, code: int, watch: Watch, log: Path) -> None:
         now = progress.judge(self.directory.save)
         if now.iteration == segment.stop:
             if code:
@@ -284,59 +309,11 @@ class Supervisor:
             return
         if self.signals.name:
             raise self._interrupted(now.iteration)
-        where = Location(str(log))
-        if watch.fatal:
-            raise TrainerError(Problem("wrong-start", watch.fatal, "read the log; nothing was overwritten", where))
-        killer = _killed_by(code)
-        if killer:
-            what = f"the trainer was killed by {killer}; iteration {now.iteration} is safe"
-            raise Interrupted(Problem("trainer-killed", what, "run the same command again to carry on", where))
-        raise self._no_checkpoint(segment, code, watch, log)
-
-    def _no_checkpoint(self, segment: Segment, code: int, watch: _Watch, log: Path) -> TrainerError:
-        """The error of a segment that ended without the checkpoint that was asked of it."""
-        tag = self.directory.save / tag_name(segment.stop)
-        state = why_unfinished(tag, segment.stop) if tag.is_dir() else "is not there"
-        said = f", saying: {watch.first_error}" if watch.first_error else ""
-        what = f"the trainer exited with {code} and {tag.name} {state}{said}"
-        remedy = explain(watch.first_error or "") or "read the log, mend the cause, and run the same command again"
-        return TrainerError(Problem("no-checkpoint-written", what, remedy, Location(str(log))))
+        raise failure(Ended(code, segment.stop, now.iteration, self.directory.save, log), watch)
 
     def _interrupted(self, iteration: int) -> Interrupted:
         what = f"stopped by {self.signals.name}; iteration {iteration} is safe"
         return Interrupted(Problem("interrupted", what, "run the same command again to carry on"))
-
-
-class _Watch:
-    """What the log of one launch says that matters to the supervisor."""
-
-    def __init__(self, start: int) -> None:
-        self.start = start
-        self.fatal: str | None = None
-        self.first_error: str | None = None  # later ones are ranks that lost their peers
-        self._parser = LogParser()
-
-    def read(self, line: str) -> list[Event]:
-        events = self._parser.feed(line)
-        for event in events:
-            if isinstance(event, ErrorLogged):
-                self.first_error = self.first_error or event.message
-            elif isinstance(event, ResumedAt) and event.iteration != self.start:
-                self.fatal = (
-                    f"the trainer starts from iteration {event.iteration} where {self.start} was asked, and was stopped"
-                )
-            elif isinstance(event, LoadFailed) and self.start:
-                self.first_error = self.first_error or event.message
-        return events
-
-
-def _killed_by(code: int) -> str | None:
-    """The signal that ended the trainer, from its own exit code, a shell's, or that of GPT-NeoX's launcher.
-
-    deepy.py passes on a killed rank's -9 and -15 as exit codes 247 and 241.
-    """
-    number = -code if code < 0 else {137: 9, 143: 15, 247: 9, 241: 15}.get(code)
-    return None if number is None else signal.Signals(number).name
 
 
 def _missed(save: Path, missed: Reset) -> GaffError:

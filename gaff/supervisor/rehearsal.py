@@ -21,7 +21,8 @@ from gaff.plan.config import Config
 from gaff.plan.plan import build_plan
 from gaff.plan.shrink import shrink
 from gaff.plan.typed import precision
-from gaff.supervisor.child import Child, free_port
+from gaff.supervisor.child import Child
+from gaff.supervisor.ports import reserve_port
 from gaff.trainers.contract import ErrorLogged, IterationLogged, SegmentRequest, Trainer
 from gaff.trainers.loglines import LogParser
 
@@ -157,13 +158,15 @@ def measure_speed(probe: Config, trainer: Trainer, folder: Path) -> Speed:
     shutil.rmtree(folder, ignore_errors=True)
     make_directory_durably(folder)
     save = folder / "checkpoints"
-    request = SegmentRequest(0, _MEASURED_ITERATIONS, save, folder, free_port(), "rehearsal")
+    port = reserve_port(str(folder))
+    request = SegmentRequest(0, _MEASURED_ITERATIONS, save, folder, port.number, "rehearsal")
     log = folder / "measure.log"
     wall, times, error = _timed_probe(trainer, probe, request, log)
     if _COMPILED in log.read_text(encoding="utf-8", errors="replace"):  # once on a machine, not at each start
         shutil.rmtree(save, ignore_errors=True)
         log = folder / "measure-again.log"
         wall, times, error = _timed_probe(trainer, probe, request, log)
+    port.close()
     if len(times) < 2:
         what = f"the trainer did not run on this machine ({error or 'no iteration was logged'})"
         raise TrainerError(Problem("trainer-failed", what, "read its log", Location(str(log))))

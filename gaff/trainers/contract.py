@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from gaff.errors import Problem
 from gaff.plan.config import Config
@@ -80,9 +80,13 @@ class StoppedAt:
 
 @dataclass(frozen=True)
 class ErrorLogged:
-    """A decisive line: the last line of a traceback, or a sentence with which the trainer leaves."""
+    """A decisive line: the last line of a traceback, or a sentence with which the trainer leaves.
+
+    ``lines`` are the log's own, the last the one that says it, so that a person can be shown them.
+    """
 
     message: str
+    lines: tuple[str, ...] = field(default=(), compare=False)
 
 
 Event = IterationLogged | ValidationLogged | ResumedAt | LoadFailed | CheckpointSaved | StoppedAt | ErrorLogged
@@ -134,6 +138,14 @@ class Trainer(Protocol):
 
     def check(self, config: Config) -> list[Problem]:
         """Everything that would stop this trainer from running ``config`` here, by name.  Writes nothing."""
+        ...
+
+    def fixed_port(self, config: Config) -> int | None:
+        """The only port at which this trainer's ranks can meet under ``config``; None when it takes any."""
+        ...
+
+    def launcher_keys(self, config: Config) -> Mapping[str, Any]:
+        """GPT-NeoX keys that its launcher needs in every segment beside the user's, for the plan to show."""
         ...
 
     def prepare(self, config: Config, request: SegmentRequest) -> Launch:

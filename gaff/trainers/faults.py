@@ -1,62 +1,37 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a trainer's error message means, and what to do about it.
-
-A table, in the order of looking.  Every row is a fault that was seen in a run of unmodified GPT-NeoX (ea7aefd8), or is
-the message of torch or the system that comes with it.
-"""
+"""What a trainer's error message means: how near to the cause it is, and what to do about it."""
 
 from __future__ import annotations
 
-import re
+from collections.abc import Iterable
 
-_FAULTS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
-    (re.compile(pattern), advice)
-    for pattern, advice in (
-        (
-            r"EADDRINUSE|[Aa]ddress already in use",
-            "another process holds the port on which the ranks meet; run the same command again",
-        ),
-        (
-            r"multi_tensor_adam\(\): incompatible function arguments",
-            "a number in optimizer.params is a string to YAML, as 1e-8 is; write 1.0e-8",
-        ),
-        (
-            r"failed finding central directory|PytorchStreamReader failed",
-            "a file of the checkpoint is truncated; resume from an earlier tag",
-        ),
-        (
-            r"checkpoint being loaded used a DP world size of",
-            "the number of data-parallel ranks differs from the one that wrote the checkpoint; use as many GPUs",
-        ),
-        (
-            r"len\(self\.ckpt_list\) > 0",
-            "the tag to resume from is missing or holds no model files",
-        ),
-        (
-            r"Unable to load optimizer from checkpoint",
-            "the checkpoint lacks the state of a random generator; set no_load_rng: true, or resume from another tag",
-        ),
-        (
-            r"ZeRO stage 2/3 and",
-            "GPT-NeoX runs ZeRO 2 and 3 only with pipe_parallel_size: 0 and model_parallel_size: 1",
-        ),
-        (
-            r"iteration over a 0-d tensor",
-            "this GPT-NeoX cannot validate in a pipeline run; set eval_iters: 0",
-        ),
-        (
-            r"[Oo]ut of memory|OutOfMemoryError",
-            "lower train_micro_batch_size_per_gpu and raise gradient_accumulation_steps by as much",
-        ),
-        (r"No space left on device", "make room where the checkpoints are written"),
-        (
-            r"killed by signal 9\b",
-            "most often the system was out of memory; look at its log",
-        ),
-    )
-)
+from gaff.trainers.contract import ErrorLogged
+from gaff.trainers.fault_table import FAULTS, Weight
+
+_ALONE = tuple(fault for fault in FAULTS if fault.alone)
+_MAX_MESSAGE = 600
 
 
 def explain(message: str) -> str | None:
     """What to do about an error message of the trainer, as one clause; None where nothing is known about it."""
-    return next((advice for pattern, advice in _FAULTS if pattern.search(message)), None)
+    for fault in FAULTS:
+        match = fault.pattern.search(message)
+        if match:
+            return match.expand(fault.remedy)
+    return None
+
+
+def weigh(message: str) -> Weight:
+    """How near to the cause the message is; ``Weight.UNKNOWN`` where nothing is known about it."""
+    return next((fault.weight for fault in FAULTS if fault.pattern.search(message)), Weight.UNKNOWN)
+
+
+def decisive(errors: Iterable[ErrorLogged]) -> ErrorLogged | None:
+    """The error that tells most of the cause: a peer that lost its connection loses, whoever of them spoke first."""
+    return min(errors, key=lambda error: weigh(error.message), default=None)
+
+
+def stands_alone(line: str) -> str | None:
+    """The message in a line that is no part of a Python traceback, from where it begins; None for all other lines."""
+    found = next((match for fault in _ALONE if (match := fault.pattern.search(line))), None)
+    return line[found.start() :].strip()[:_MAX_MESSAGE] if found else None

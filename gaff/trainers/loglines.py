@@ -13,6 +13,7 @@ The knowledge of the format is in the tables; it was read from GPT-NeoX commit e
 from __future__ import annotations
 
 import re
+import signal
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from gaff.trainers.contract import (
     StoppedAt,
     ValidationLogged,
 )
+from gaff.trainers.faults import stands_alone
 from gaff.trainers.tracebacks import TracebackReader
 
 _ANSI = re.compile(r"\x1b(?:\[[0-9;?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\))")
@@ -96,12 +98,13 @@ def _validation(match: re.Match[str]) -> Event:
     return ValidationLogged(int(iteration) if iteration else None, float(match["value"]), split)
 
 
-def _rank_died(code: int) -> Event:
-    return ErrorLogged(f"a rank was killed by signal {-code}" if code < 0 else f"a rank exited with code {code}")
-
-
-def _error(match: re.Match[str]) -> Event:
-    return ErrorLogged(match[0].strip())
+def _rank_died(code: int, line: str) -> Event:
+    if code >= 0:
+        return ErrorLogged(f"a rank exited with code {code}", (line,))
+    known = -code in set(signal.Signals)
+    return ErrorLogged(
+        f"a rank was killed by signal {-code}{f' ({signal.Signals(-code).name})' if known else ''}", (line,)
+    )
 
 
 _RULES: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], Event]], ...] = tuple(
@@ -117,20 +120,11 @@ _RULES: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], Event]], ...] = t
         (r"exiting the program at iteration (\d+)", lambda m: StoppedAt(int(m[1]))),
         (r"Unable to load checkpoint\.", lambda m: LoadFailed(m[0])),
         (r"Unable to load optimizer from checkpoint .*", lambda m: LoadFailed(m[0].strip())),
-        # The sentences with which GPT-NeoX leaves with exit code 0.
-        (r"ZeRO stage 2/3 and (?:the PipelineModule|pipeline|model) .*", _error),
-        (r"ERROR: Optimizer is None.*", _error),
-        (r"ERROR: Fused kernels configured but not properly installed.*", _error),
-        (r"ERROR: Output layer parallelism over the hidden dim is currently broken.*", _error),
-        (r"ADLR autoresume is not available.*", _error),
-        # What ends a process without a Python traceback.
-        (r"\bcan't open file '.*", _error),
-        (r"Fatal Python error: .*", _error),
-        (r"terminate called after throwing an instance of .*", _error),
     )
 )
 
-# deepspeed/launcher/launch.py, once the ranks are gone.  Decisive only where no rank could say why it died.
+# deepspeed/launcher/launch.py, once the ranks are gone.  A rank that a signal killed could not say so itself; an exit
+# code adds something only where no rank said anything.
 _RETURN_CODE = re.compile(r"exits with return code = (-?[1-9]\d*)")
 _ONCE = (CheckpointSaved, LoadFailed, ErrorLogged)  # every rank says these
 
@@ -151,16 +145,26 @@ class LogParser:
         """The events that ``line`` completes, in the order of the text; most lines have none."""
         text = _ANSI.sub("", line).replace("\r", " ").rstrip("\n")
         if _ECHO.search(text):
-            return []
+            return self._new(self._death(text))  # the launcher quotes the dead rank's whole command line
         events = self._iterations(text)
         events += [build(match) for pattern, build in _RULES if (match := pattern.search(text))]
+        events += self._errors(text)
+        return self._new(events)
+
+    def _errors(self, text: str) -> list[Event]:
         raised = self._tracebacks.feed(text)
         if raised is not None:
-            events.append(ErrorLogged(raised))
+            return [raised]
+        alone = stands_alone(text)
+        if alone is not None:
+            return [ErrorLogged(alone, (text.strip(),))]
+        return self._death(text)
+
+    def _death(self, text: str) -> list[Event]:
         died = _RETURN_CODE.search(text)
-        if died and not any(kind is ErrorLogged for kind, _ in self._seen):
-            events.append(_rank_died(int(died[1])))
-        return [event for event in events if self._is_new(event)]
+        if died and (int(died[1]) < 0 or not any(kind is ErrorLogged for kind, _ in self._seen)):
+            return [_rank_died(int(died[1]), died[0])]
+        return []
 
     def close(self) -> list[Event]:
         """Call at the end of the output: an iteration line that was never completed, with what it has."""
@@ -191,6 +195,9 @@ class LogParser:
         if _LINE_END.search(text) or len(self._held) > _MAX_LINES_HELD:
             return self.close()
         return []
+
+    def _new(self, events: Iterable[Event]) -> list[Event]:
+        return [event for event in events if self._is_new(event)]
 
     def _is_new(self, event: Event) -> bool:
         if not isinstance(event, _ONCE):

@@ -11,6 +11,8 @@ import re
 from dataclasses import dataclass
 from pathlib import PurePath
 
+from gaff.trainers.contract import ErrorLogged
+
 _HEADER = re.compile(r"^(?P<prefix>.*?)Traceback \(most recent call last\):")
 _LABELS = re.compile(r"^(?:[\w.-]+: ?)?(?:\[rank\d+\]: ?)?$")
 _FRAME = re.compile(r'^\s+File "(?P<file>[^"]+)", line (?P<line>\d+), in (?P<function>.+)$')
@@ -30,18 +32,20 @@ class _Open:
 
     place: str = ""
     source: str = ""
+    lines: tuple[str, ...] = ()
 
 
 class TracebackReader:
-    """Fed with every line; gives the exception line of each traceback once it comes."""
+    """Fed with every line; gives the exception of each traceback once its line comes."""
 
     def __init__(self) -> None:
         self._open: dict[str, _Open] = {}
 
-    def feed(self, line: str) -> str | None:
+    def feed(self, line: str) -> ErrorLogged | None:
         """The exception that this line ends a traceback with, as ``Name: text``; None for all other lines.
 
-        An exception without text (a bare ``AssertionError``) gets its place and source line instead.
+        An exception without text (a bare ``AssertionError``) gets its place and source line instead.  The event's
+        lines are the innermost frame, its source, and the exception.
         """
         header = _HEADER.match(line)
         if header:
@@ -53,19 +57,22 @@ class TracebackReader:
                 return self._body(prefix, line[len(prefix) :].removeprefix(" ") if prefix else line)
         return None
 
-    def _body(self, prefix: str, text: str) -> str | None:
+    def _body(self, prefix: str, text: str) -> ErrorLogged | None:
         traceback = self._open[prefix]
         frame = _FRAME.match(text)
         if frame:
             file = PurePath(frame["file"]).name
             traceback.place = f"{frame['function'].strip()} ({file}:{frame['line']})"
             traceback.source = ""
+            traceback.lines = (prefix + " " * bool(prefix) + text,)
         elif text[:1].isspace():
             if not _MARKERS.match(text) and not traceback.source:
                 traceback.source = text.strip()
+                traceback.lines += (prefix + " " * bool(prefix) + text,)
         elif _RAISED.match(text.rstrip()):
             del self._open[prefix]
-            return _sentence(text.strip(), traceback)
+            said = (prefix + " " * bool(prefix) + text)[:_MAX_MESSAGE]
+            return ErrorLogged(_sentence(text.strip(), traceback), (*traceback.lines, said))
         return None
 
 

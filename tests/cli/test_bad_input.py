@@ -115,7 +115,7 @@ def test_all_problems_are_told_in_one_go(good: Path) -> None:
 def test_gpt_neox_asked_for_where_there_is_none(good: Path) -> None:
     for trainer in ("neox", "auto"):
         (line,) = refused(good.parent, "run", "--config", "run.yml", "-o", f"gaff.trainer={trainer}")
-        assert "git clone https://github.com/EleutherAI/gpt-neox" in line
+        assert "`gaff neox install`" in line
         assert "trainer: bundled" in line
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -86,19 +87,64 @@ def test_keys_lists_every_gaff_key_with_its_meaning(capsys: pytest.CaptureFixtur
     assert all(item.metadata["doc"] in line for item, line in zip(fields(GaffSettings), lines, strict=True))
 
 
+def segments_of(text: str) -> list[str]:
+    """The lines of the table of segments."""
+    lines = text.splitlines()
+    begin = next(i for i, line in enumerate(lines) if line.startswith("segment "))
+    return lines[begin : lines.index("", begin)]
+
+
 def test_a_long_list_of_segments_is_cut_in_the_middle(load: Load) -> None:
-    lines = render_plan(build_plan(load("gaff.reset_every=1", "log_interval=1"))).splitlines()
-    assert "  … 388 more segments …" in lines
-    assert lines[-1].split() == ["400", "399", "400", "1", "end"]
-    assert sum("reset " in line for line in lines) == 11
+    table = segments_of(render_plan(build_plan(load("gaff.reset_every=1", "log_interval=1"))))
+    assert "  … 388 more segments …" in table
+    assert table[-1].split() == ["400", "399", "400", "1", "end"]
+    assert sum("reset " in line for line in table) == 11
 
 
 def test_columns_are_aligned(load: Load) -> None:
-    lines = render_plan(
-        build_plan(load("train_iters=40000", "gaff.reset_every=10000", "lr_decay_iters=40000"))
-    ).splitlines()
-    table = lines[lines.index("") + 1 :]
+    table = segments_of(render_plan(build_plan(load("train_iters=40000", "gaff.reset_every=10000",
+                                                    "lr_decay_iters=40000"))))  # fmt: skip
     assert len({line.index(word) for line, word in zip(table[1:], ["reset"] * 3 + ["end"], strict=True)}) == 1
+
+
+BUSY = [
+    *("train_iters=143000", "gaff.reset_every=1000", "gaff.lr_schedule=restart", "lr_decay_iters=3000"),
+    *("optimizer.params.betas=[0.9,0.999]", "eval_iters=10", "gradient_clipping=1.0", "log_dir=a/long/path/" * 4),
+    *("extra_save_iters=[0,1,2,4,8,16,32,64,128,256,512]", "exit_interval=7", "master_port=29500", "log_interval=30"),
+    f"gaff.parameters={[f'{n}.attention.dense.weight' for n in (2, 3)]}",
+]
+
+
+@pytest.mark.parametrize("overrides", [[], BUSY], ids=["good", "busy"])
+def test_text_fits_into_100_columns(load: Load, overrides: list[str]) -> None:
+    lines = render_plan(build_plan(load(*overrides)), unicode=True).splitlines()
+    longest = max(lines, key=len)
+    assert len(longest) <= 100, longest
+    assert all(line == line.rstrip() for line in lines)
+
+
+def test_text_shows_learning_rate_moments_and_changes(load: Load) -> None:
+    text = render_plan(build_plan(load("gaff.lr_schedule=restart", "lr_decay_iters=", "eval_iters=10")), unicode=True)
+    flat = " ".join(text.split())
+    assert "learning rate 0.001 after 1 iteration of warm-up, then cosine over 100 iterations" in flat
+    assert "begins anew after each of 3 resets" in flat
+    assert "factor 0.45 0.61 0.86 1.03 1.10 1.04 1.00 1.00 1.00 1.00" in flat
+    assert "1.10 at its highest, 20 steps after a reset; within a tenth of 1 from step 6 on" in flat
+    assert "eval_iters 0 (yours: 10) validation crashes GPT-NeoX" in flat
+    assert "exit_interval 100, 200 … 400 GPT-NeoX stops" in flat
+    assert "iteration 100 … 300 from segment 2 on: the exact tag" in flat
+    assert "lr_decay_iters 100 `lr_schedule: restart`" in flat
+
+
+def test_where_standard_output_is_no_utf_8_the_chart_is_ascii(write: Write) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "gaff", "plan", "--config", str(write()), "-o", "gaff.reset_every=10"],
+        env={**os.environ, "PYTHONIOENCODING": "ascii"}, capture_output=True, check=True,
+    )  # fmt: skip
+    text = done.stdout.decode("ascii")
+    assert "+----" in text
+    assert "####" in text
+    assert "^ " in text
 
 
 def test_planning_imports_neither_numpy_nor_torch() -> None:

@@ -136,3 +136,19 @@ def test_gaps_of_the_config_leave_gaps_in_the_plan_and_no_crash(load: Load) -> N
     plan = build_plan(broken)
     assert (plan.model, plan.batch, plan.checkpoint_bytes, plan.disk_bytes) == (None, None, None, None)
     assert plan.model_unknown.startswith("hidden_size")
+
+
+def test_the_loader_of_pythia_70m(load: Load) -> None:
+    """0.5 MB per iteration and rank, some 143 million samples to step over near the end (contract section 3)."""
+    pythia = ["train_iters=143000", "gaff.reset_every=1000", "seq_length=2048", "max_position_embeddings=2048",
+              "train_micro_batch_size_per_gpu=32", "global_num_gpus=32"]  # fmt: skip
+    cost = build_plan(load(*pythia)).to_json()["loader"]
+    assert cost["kept_bytes"] == 1000 * 32 * 2049 * 8
+    assert cost["skipped"] == 142_000 * 1024
+    assert cost["skip_seconds"] == pytest.approx(36.4, abs=0.1)
+
+
+def test_without_a_number_of_gpus_the_loaders_memory_is_known_and_its_skipping_not(load: Load) -> None:
+    cost = build_plan(load("global_num_gpus=")).to_json()["loader"]
+    assert cost == {"kept_bytes": 100 * 2 * 33 * 8, "skipped": None, "skip_seconds": None}
+    assert build_plan(load("gaff.trainer=bundled")).loader is None

@@ -271,3 +271,10 @@ def test_tensor_and_pipeline_ranks_are_the_most_that_fit(
 def test_machines_and_images_of_the_cluster_are_left_out() -> None:
     small = on_neox("gaff.container={engine: apptainer, image: x.sif}", "gaff.environment={NCCL_DEBUG: INFO}")
     assert (small.gaff.container, small.gaff.environment) == (None, ())
+
+
+def test_a_decay_that_begins_anew_with_each_reset_shrinks_as_the_segments_do() -> None:
+    given = {**GIVEN, "iterations": 400}
+    small = shrink(pythia("gaff.lr_schedule=restart", "lr_decay_iters=500"), **given)[0]
+    assert (small.gaff.reset_every, small.get("lr_decay_iters")) == (100, 50), "half a segment, as in k = 1000"
+    assert shrink(pythia(), **given)[0].get("lr_decay_iters") == 400

@@ -18,6 +18,7 @@ import time
 import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from gaff.checkpoint.archive import Archive
 from gaff.errors import Problem
@@ -43,6 +44,12 @@ class FakeTrainer:
 
     def check(self, config: Config) -> list[Problem]:
         return []
+
+    def fixed_port(self, config: Config) -> int | None:
+        return None
+
+    def launcher_keys(self, config: Config) -> dict[str, Any]:
+        return {}
 
     def prepare(self, config: Config, request: SegmentRequest) -> Launch:
         first = not list(request.directory.glob("request-*.json"))
@@ -97,7 +104,81 @@ def write_tag(save: Path, source: Path, iteration: int, *, stop_in_the_middle: b
         os.utime(path, (now, now))
 
 
+PEER_LOST = """\
+[rank1]: Traceback (most recent call last):
+[rank1]:   File "/opt/gpt-neox/megatron/training.py", line 900, in train_step
+[rank1]:     dist.all_reduce(t)
+[rank1]: RuntimeError: [/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:537] Read error [127.0.0.1]:45758: \
+Connection reset by peer. This is typically caused by a remote worker hanging or bugs in the application.
+"""
+REAL_CAUSE = """\
+[rank0]: Traceback (most recent call last):
+[rank0]:   File "/opt/gpt-neox/megatron/model/word_embeddings.py", line 100, in forward
+[rank0]:     embeddings = self.word_embeddings(input_ids)
+[rank0]: IndexError: index out of range in self
+"""
+# A call that never returns, in a file of that name.
+ALL_REDUCE = compile(
+    "def all_reduce():\n    import time\n    time.sleep(600)\n",
+    "/opt/venv/lib/python3.11/site-packages/torch/distributed/distributed_c10d.py",
+    "exec",
+)
+
+
+def rank_main(ranks: str) -> None:
+    """One rank of a launch in which rank 0 waits in a collective and another one never comes."""
+    namespace: dict[str, object] = {}
+    exec(ALL_REDUCE, namespace)
+    all_reduce = namespace["all_reduce"]
+    assert callable(all_reduce)
+    if os.environ["RANK"] == "0":
+        all_reduce()
+    if ranks == "stopped":
+        os.kill(os.getpid(), signal.SIGSTOP)
+    load_batch()
+
+
+def load_batch() -> None:
+    time.sleep(600)
+
+
+def launch_ranks(ranks: str) -> None:
+    """As deepspeed.launcher.launch does: wait for two ranks, and end the other when one has died."""
+    started = [
+        subprocess.Popen([sys.executable, __file__, "--rank", ranks], env={**os.environ, "RANK": str(rank)})
+        for rank in range(2)
+    ]
+    while all(process.poll() is None for process in started):
+        time.sleep(0.02)
+    for process in started:
+        process.kill()
+    sys.exit(1)
+
+
+def end_as(mode: str) -> None:
+    """Modes that end the launch after a few iterations."""
+    if mode == "raises":
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+    if mode in ("hangs", "deaf"):
+        time.sleep(600)
+    if mode == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if mode == "out-of-memory":
+        print("slurmstepd: error: Detected 1 oom_kill event in StepId=440575.0. Some of the step tasks have been OOM")
+        sys.exit(247)
+    if mode == "launcher-killed":
+        sys.exit(0)
+    if mode in ("peer-speaks-first", "peer-alone"):
+        print(PEER_LOST + (REAL_CAUSE if mode == "peer-speaks-first" else ""), end="")
+        sys.exit(1)
+    if mode in ("collective", "stopped"):
+        launch_ranks(mode)
+
+
 def main() -> None:
+    if sys.argv[1] == "--rank":
+        rank_main(sys.argv[2])
+        return
     request = json.loads(Path(sys.argv[1]).read_text())
     start, stop, mode, save = request["start"], request["stop"], request["mode"], Path(request["save"])
     if mode == "exit-0":
@@ -113,12 +194,8 @@ def main() -> None:
     for iteration in range(begins + 1, stop + 1):
         time.sleep(request["iteration_s"])
         print(ITERATION_LINE.format(iteration=iteration, total=request["total"], loss=9 / iteration), flush=True)
-        if mode == "raises" and iteration == start + 3:
-            raise RuntimeError("CUDA error: an illegal memory access was encountered")
-        if mode in ("hangs", "deaf") and iteration == start + 3:
-            time.sleep(600)
-        if mode == "killed" and iteration == start + 3:
-            os.kill(os.getpid(), signal.SIGKILL)
+        if iteration == start + 3:
+            end_as(mode)
     source = save / f"global_step{start}" if start else Path(request["template"])
     write_tag(save, source, stop, stop_in_the_middle=mode == "dies-saving")
     if mode == "good-but-exit-1":

@@ -1,24 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-import socket
 import sys
 import time
 from pathlib import Path
 
-from gaff.supervisor.child import Child, free_port
+import pytest
+
+from gaff.supervisor.child import RUN_ID, Child, clean_up
 from gaff.trainers.contract import Launch
-
-
-def test_the_port_that_is_wished_for_is_taken_when_it_is_free() -> None:
-    port = free_port()
-    assert free_port(port) == port
-
-
-def test_another_port_is_taken_when_somebody_listens_there() -> None:
-    with socket.socket() as other:
-        other.bind(("127.0.0.1", 0))
-        other.listen()
-        taken = other.getsockname()[1]
-        assert free_port(taken) != taken
 
 
 def test_words_that_were_never_ended_by_a_newline_are_read_at_the_end(tmp_path: Path) -> None:
@@ -27,3 +15,13 @@ def test_words_that_were_never_ended_by_a_newline_are_read_at_the_end(tmp_path: 
         while child.poll() is None:
             time.sleep(0.01)
         assert list(child.new_lines(last=True)) == ["one", "and out"]
+
+
+def test_cleaning_up_runs_every_command_with_the_launchs_variables_but_not_the_runs_id(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(RUN_ID, "r1")
+    say = f"import os; open('said', 'a').write(os.environ['WORD'] + str(os.environ.get('{RUN_ID}')))"
+    commands = (("no-such-program",), (sys.executable, "-c", "raise SystemExit(3)"), (sys.executable, "-c", say))
+    clean_up(Launch(("true",), tmp_path, {"WORD": "swept "}, commands))
+    assert (tmp_path / "said").read_text() == "swept None"

@@ -284,7 +284,7 @@ LAUNCHER = "[2026-11-21] [ERROR] [launch.py:325:sigkill_handler] ['python'] exit
 
 
 def test_killed_rank_is_told_by_the_launcher_alone() -> None:
-    assert events_of(LAUNCHER.format(-9)) == [ErrorLogged("a rank was killed by signal 9")]
+    assert events_of(LAUNCHER.format(-9)) == [ErrorLogged("a rank was killed by signal 9 (SIGKILL)")]
 
 
 def test_launchers_return_code_adds_nothing_to_a_traceback() -> None:

@@ -16,12 +16,12 @@ from gaff.checkpoint.layout.layout import Layout
 from gaff.checkpoint.operation import Operation
 from gaff.checkpoint.reader import in_parallel
 from gaff.checkpoint.surgery.perform import Result, done_before, new_operation, perform
-from gaff.checkpoint.surgery.schedule import Schedule
 from gaff.checkpoint.surgery.schedule_files import FileChange, change_of, write_changed
 from gaff.checkpoint.tag import MODEL_FILE, OPTIMIZER_FILE, ZERO3_MODEL_FILE, TagFiles
 from gaff.checkpoint.transaction import FOLDER, STAGED
 from gaff.errors import CheckpointError, InputError, Location, Problem
 from gaff.files import fsync_directory, make_directory_durably
+from gaff.plan.annealing import Schedule
 
 
 @dataclass(frozen=True)

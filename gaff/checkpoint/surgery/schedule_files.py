@@ -20,8 +20,8 @@ from gaff.checkpoint.crc import crc32
 from gaff.checkpoint.operation import Patch, RecordCrcs, record_crcs
 from gaff.checkpoint.pickle_document import PickleDocument
 from gaff.checkpoint.pickle_nodes import CallNode, DictNode, ListNode, Node, Scalar, TupleNode
-from gaff.checkpoint.surgery.schedule import Schedule
 from gaff.errors import CheckpointError, Location, Problem
+from gaff.plan.annealing import Schedule
 
 _PICKLE = "data.pkl"
 _OPTIMIZERS = ("optimizer", "optimizer_state_dict")  # in model files and in shards

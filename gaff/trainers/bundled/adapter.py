@@ -6,6 +6,8 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
+from collections.abc import Mapping
+from typing import Any
 
 import yaml
 
@@ -41,6 +43,14 @@ class BundledTrainer:
             what = f"the bundled trainer needs the Python package{'s'[: len(missing) - 1]} {', '.join(missing)}"
             problems.append(Problem("missing-package", what, "pip install 'gaff[bundled]'"))
         return problems
+
+    def fixed_port(self, config: Config) -> int | None:
+        """It takes any."""
+        return None
+
+    def launcher_keys(self, config: Config) -> Mapping[str, Any]:
+        """It needs none."""
+        return {}
 
     def prepare(self, config: Config, request: SegmentRequest) -> Launch:
         """Write ``bundled.yml`` into the segment's directory."""

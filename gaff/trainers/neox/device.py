@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 from gaff.errors import Problem
 from gaff.plan.config import Config
@@ -50,11 +49,6 @@ def cpu_environment(config: Config, base: Mapping[str, str], extensions: Path | 
         if name not in base:
             variables[name] = "1"
     return variables
-
-
-def cpu_keys() -> dict[str, Any]:
-    """GPT-NeoX keys of every launch on the CPU."""
-    return {"distributed_backend": "gloo"}  # NCCL knows GPUs alone
 
 
 def check_device(config: Config) -> Iterator[Problem]:

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -17,8 +19,11 @@ from gaff.errors import Location, Problem
 from gaff.plan.config import Config
 from gaff.trainers.contract import Launch, SegmentRequest
 from gaff.trainers.neox.checkout import Checkout
-from gaff.trainers.neox.device import check_device, cpu_environment, cpu_keys
+from gaff.trainers.neox.container import look_inside
+from gaff.trainers.neox.device import SHIM, check_device, cpu_environment
 from gaff.trainers.neox.interpreter import NEEDED, ask
+from gaff.trainers.neox.launchers import nodes_of
+from gaff.trainers.neox.launching import base_environment, build_launch, launch_keys, launch_problems
 from gaff.trainers.segment_config import segment_keys
 
 CONFIG_NAME = "neox.yml"  # deepy.py takes no other ending than .yml and .json
@@ -41,38 +46,62 @@ class NeoxTrainer:
         self.python = python or sys.executable
 
     def check(self, config: Config) -> list[Problem]:
-        """Whether there is a GPT-NeoX with its packages.  Starts its Python for a moment; launches nothing."""
-        problems = list(check_device(config))
+        """Whether there is a GPT-NeoX with its packages, and whether it can be launched as the config says.
+
+        Starts its Python for a moment (or the image that it is in); launches nothing.
+        """
+        problems = [*check_device(config), *launch_problems(config, os.environ)]
+        if config.gaff.container is not None:
+            return problems or look_inside(config)
         missing = Checkout(self.root).problem()
         if missing:
             return [*problems, missing]
+        return [*problems, *self._check_python(config)]
+
+    def _check_python(self, config: Config) -> Iterator[Problem]:
         try:
             found = ask(self.python)
         except OSError as error:
             what = f"the Python named for GPT-NeoX, {self.python}, does not run ({error})"
             remedy = "name another in `gaff: neox_python` or GPT_NEOX_PYTHON"
-            return [*problems, Problem("no-neox-python", what, remedy, config.where("gaff.neox_python"))]
-        if not found.missing:
-            return problems
-        what = f"{self.python} lacks packages that GPT-NeoX needs: {', '.join(NEEDED[name] for name in found.missing)}"
-        remedy = f"install {self.root / 'requirements' / 'requirements.txt'} there, or name the Python that has them"
-        remedy += " in `gaff: neox_python` or GPT_NEOX_PYTHON"
-        return [*problems, Problem("neox-packages", what, remedy, Location(str(self.root)))]
+            yield Problem("no-neox-python", what, remedy, config.where("gaff.neox_python"))
+            return
+        if found.missing:
+            lacking = ", ".join(NEEDED[name] for name in found.missing)
+            what = f"{self.python} lacks packages that GPT-NeoX needs: {lacking}"
+            remedy = (
+                f"install {self.root / 'requirements' / 'requirements.txt'} there, or name the Python that has them"
+            )
+            remedy += " in `gaff: neox_python` or GPT_NEOX_PYTHON, or make one with `gaff neox install`"
+            yield Problem("neox-packages", what, remedy, Location(str(self.root)))
+
+    def fixed_port(self, config: Config) -> int | None:
+        """Under MPI GPT-NeoX's ranks meet at one port, whatever they are told."""
+        return nodes_of(config, os.environ).fixed_port
+
+    def launcher_keys(self, config: Config) -> Mapping[str, Any]:
+        """As the config's hostfile and ``launcher`` key ask for."""
+        return launch_keys(config, os.environ)
 
     def prepare(self, config: Config, request: SegmentRequest) -> Launch:
-        """Write ``neox.yml`` into the segment's directory."""
+        """Write ``neox.yml`` into the segment's directory, and what carries variables to other nodes."""
         path = request.directory / CONFIG_NAME
-        keys = segment_keys(config, request, validates_pipelines=False)
-        # empty: a shim that this shell left on PYTHONPATH stays off unless the config asks for it
-        environment = {"PATH": self._path(), "PYTHONUNBUFFERED": "1", "GAFF_CPU_SHIM": ""}
-        if config.gaff.device != "gpu":
-            keys.update(cpu_keys())
-            environment |= cpu_environment(config, os.environ, self.extensions)
+        keys = segment_keys(config, request, validates_pipelines=False, launcher=self.launcher_keys(config))
         path.write_text(yaml.safe_dump(keys, sort_keys=False), encoding="utf-8")
-        return Launch(argv=(self.python, "deepy.py", "train.py", str(path)), cwd=self.root, env=environment)
+        # empty: a shim that this shell left on PYTHONPATH stays off unless the config asks for it
+        environment = {"PATH": self.search_path(), "PYTHONUNBUFFERED": "1", "GAFF_CPU_SHIM": ""}
+        shim = None
+        if config.gaff.device != "gpu":
+            shim = SHIM
+            environment |= cpu_environment(config, base_environment(config, os.environ), self.extensions)
+        command = Launch((self.python, "deepy.py", "train.py", str(path)), self.root, environment)
+        return build_launch(config, request, command, os.environ, shim=shim)
 
-    def _path(self) -> str:
-        """GPT-NeoX builds its data helper with the python3 and python3-config that it finds (contract, section 10)."""
+    def search_path(self) -> str:
+        """PATH of a launch: GPT-NeoX builds its data helper with the python3 and python3-config that it finds there.
+
+        Source: contract, section 10.
+        """
         own = Path(self.python).parent
         return os.pathsep.join([str(own), *_base_of(own), os.environ.get("PATH", os.defpath)])
 

@@ -13,10 +13,10 @@ import pytest
 from gaff.checkpoint.layout.read import read_layout
 from gaff.checkpoint.surgery.learning_rate import RestartRequest, plan_restart_lr, restart_lr
 from gaff.checkpoint.surgery.perform import finish_interrupted
-from gaff.checkpoint.surgery.schedule import Schedule
 from gaff.checkpoint.tag_copy import copy_tag
 from gaff.checkpoint.verify import verify_tag
 from gaff.errors import CheckpointError, GaffError, InputError
+from gaff.plan.annealing import Schedule
 from tests.conftest import ALL_NAMES
 
 torch = pytest.importorskip("torch")

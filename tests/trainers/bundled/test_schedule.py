@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from gaff.trainers.bundled import log, settings
-from gaff.trainers.bundled.schedule import Scheduler, learning_rate
+from gaff.trainers.bundled.schedule import Scheduler
 
 LOGS = Path(__file__).parents[1] / "logs"
 # tests/trainers/logs/resumed.log: 400 iterations, warm-up 5 %, cosine from 1e-3 to 1e-4
@@ -30,11 +30,24 @@ def logged_rates(path: Path) -> list[tuple[int, str]]:
     return [(int(m[1]), m[2]) for m in map(pattern.search, path.read_text().splitlines()) if m]
 
 
+def scheduler(**changes: Any) -> tuple[Scheduler, list[str]]:
+    lines: list[str] = []
+    optimizer = SimpleNamespace(param_groups=[{"lr": 0.0}, {"lr": 0.0}])
+    return Scheduler(optimizer, settings.schedule_settings({**NEOX, **changes}), lines.append), lines
+
+
+def rate_after(steps: int, **changes: Any) -> float:
+    """The rate after so many steps, from the object that DeepSpeed steps."""
+    ours, _ = scheduler(**changes)
+    ours.step(steps)
+    rate: float = ours.optimizer.param_groups[0]["lr"]
+    return rate
+
+
 def test_rates_are_those_that_gpt_neox_logged() -> None:
-    schedule = settings.schedule_settings(NEOX)
     rates = logged_rates(LOGS / "resumed.log")
     assert len(rates) >= 10
-    assert [(n, f"{learning_rate(schedule, n):.3E}") for n, _ in rates] == rates
+    assert [(n, f"{rate_after(n):.3E}") for n, _ in rates] == rates
 
 
 @pytest.mark.parametrize(
@@ -51,19 +64,34 @@ def test_rates_are_those_that_gpt_neox_logged() -> None:
     ],
 )
 def test_styles(style: str, steps: int, expected: float) -> None:
-    schedule = settings.schedule_settings({**NEOX, "lr_decay_style": style})
-    assert learning_rate(schedule, steps) == pytest.approx(expected, rel=1e-4)
+    assert rate_after(steps, lr_decay_style=style) == pytest.approx(expected, rel=1e-4)
 
 
 def test_cosine_rises_again_after_its_end_as_gpt_neox_does() -> None:
-    schedule = settings.schedule_settings(NEOX)
-    assert learning_rate(schedule, 420) > learning_rate(schedule, 400)
+    assert rate_after(420) > rate_after(400)
 
 
-def scheduler(**changes: Any) -> tuple[Scheduler, list[str]]:
-    lines: list[str] = []
-    optimizer = SimpleNamespace(param_groups=[{"lr": 0.0}, {"lr": 0.0}])
-    return Scheduler(optimizer, settings.schedule_settings({**NEOX, **changes}), lines.append), lines
+def test_every_group_gets_the_rate_and_each_step_counts() -> None:
+    ours, _ = scheduler()
+    for step in range(1, 31):
+        ours.step()
+        assert ours.state_dict()["num_iters"] == step
+        assert [group["lr"] for group in ours.optimizer.param_groups] == [rate_after(step)] * 2
+
+
+def test_a_count_set_to_0_in_the_checkpoint_begins_the_schedule_anew() -> None:
+    """The rates of GPT-NeoX's own log after that edit (contract section 4), iterations 11 to 15."""
+    short = {"train_iters": 20, "lr_decay_iters": 20, "warmup": 0.1}
+    first, _ = scheduler(**short)
+    for _ in range(10):
+        first.step()
+    second, _ = scheduler(**short)
+    second.load_state_dict({**first.state_dict(), "num_iters": 0})
+    logged = []
+    for _ in range(5):
+        second.step()
+        logged.append(f"{second.optimizer.param_groups[0]['lr']:.2e}")
+    assert logged == ["5.00e-04", "1.00e-03", "9.93e-04", "9.73e-04", "9.40e-04"]
 
 
 def test_scheduler_carries_on_from_a_checkpoint() -> None:

@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""GPT-NeoX's learning rate schedule as a checkpoint keeps it (``megatron/learning_rates.py``, ``AnnealingLR``)."""
+"""GPT-NeoX's learning rate schedule, to the last bit (``megatron/learning_rates.py``, ``AnnealingLR``).  Pure.
+
+The plan, the bundled trainer and the surgery that restarts a schedule all take the rate from here.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 _HALVING = -0.693  # as GPT-NeoX writes -ln 2
@@ -13,7 +16,7 @@ _HALVING = -0.693  # as GPT-NeoX writes -ln 2
 
 @dataclass(frozen=True)
 class Schedule:
-    """What stands under ``lr_scheduler``.
+    """What stands under ``lr_scheduler`` in a checkpoint.
 
     Attributes:
         start_lr: the rate at the end of the warm-up.
@@ -45,12 +48,15 @@ class Schedule:
         return found
 
     def rate(self) -> float:
-        """The rate that the next step uses, to the last bit as GPT-NeoX computes it.
+        """The rate that the next step uses.
 
         Up to n = ``warmup_iter`` w of n steps done it is ``start_lr * max(1, n) / w``; after it, with m = n - w of
         d = ``end_iter`` - w steps: linear ``start_lr * (d - m) / d``, cosine ``min_lr + (start_lr - min_lr) / 2 *
         (cos(pi * m / d) + 1)``, exponential ``start_lr * exp(-0.693 * m / d)``; never below ``min_lr``.  The cosine
-        rises again after ``end_iter``, which must be more than ``warmup_iter``.
+        rises again after ``end_iter``; a warm-up of less than one iteration lifts the first rate above ``start_lr``.
+
+        Raises:
+            ZeroDivisionError: a warm-up as long as the whole schedule is over, and the style decays.
         """
         if 0 < self.warmup_iter >= self.num_iters:
             return float(self.start_lr) * max(1, self.num_iters) / self.warmup_iter
@@ -64,3 +70,7 @@ class Schedule:
         else:
             rate = self.start_lr
         return float(max(rate, self.min_lr))
+
+    def rate_after(self, steps: int) -> float:
+        """:meth:`rate` with ``steps`` optimizer steps done."""
+        return replace(self, num_iters=steps).rate()

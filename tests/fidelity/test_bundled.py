@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""On the bundled trainer: stop, edit and resume is the same training as resetting in memory, bit for bit.
+
+The reference is the same trainer in one launch that never stops and resets by itself (``in_memory.py``).  Compared is
+everything in the tags: weights, masters, moments, step counts, learning rates, random states.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gaff.checkpoint.layout.parameter import INPUT_EMBEDDING
+from gaff.checkpoint.layout.read import read_layout
+from gaff.data.indexed_dataset import write_dataset
+from gaff.trainers.bundled.adapter import BundledTrainer
+from tests.fidelity.in_memory import FIRST_MOMENT, MASTER, MODEL, SECOND_MOMENT
+from tests.fidelity.lab import ROOT, Lab
+from tests.live import different
+
+pytest.importorskip("deepspeed")
+pytestmark = pytest.mark.slow
+
+END, EVERY = 9, 3
+BASE: dict[str, Any] = {
+    "pipe_parallel_size": 1,
+    "global_num_gpus": 1,
+    "num_layers": 2,
+    "hidden_size": 24,
+    "intermediate_size": 16,
+    "num_attention_heads": 4,
+    "seq_length": 16,
+    "max_position_embeddings": 16,
+    "pos_emb": "learned",
+    "no_weight_tying": True,
+    "init_method": "small_init",
+    "output_layer_init_method": "wang_init",
+    "optimizer": {"type": "Adam", "params": {"lr": 0.001, "betas": [0.9, 0.95], "eps": 1.0e-8}},
+    "min_lr": 0.0001,
+    "zero_optimization": {"stage": 1},
+    "train_micro_batch_size_per_gpu": 4,
+    "precision": "fp32",
+    "train_iters": END,
+    "lr_decay_style": "cosine",
+    "warmup": 0.25,
+    "log_interval": 1,
+    "eval_iters": 0,
+    "extra_save_iters": [3, 6],
+    "tokenizer_type": "CharLevelTokenizer",
+    "gaff": {"reset_every": EVERY, "trainer": "bundled"},
+}
+# None takes a key away.  Tied on two replicas, the embedding reaches over the boundary between their partitions.
+LAYOUTS: dict[str, dict[str, Any]] = {
+    "one-rank": {},
+    "dp2": {"global_num_gpus": 2, "no_weight_tying": False},
+    "pp2-tied": {
+        "global_num_gpus": 2, "pipe_parallel_size": 2, "no_weight_tying": False, "gradient_accumulation_steps": 2,
+    },
+    "bf16-dp2": {
+        "global_num_gpus": 2, "no_weight_tying": False, "precision": "bfloat16",
+        "data_types": {"grad_accum_dtype": "fp32"},
+    },
+    "bf16-zero1": {"precision": "bfloat16"},
+    "zero0": {"zero_optimization": None},
+    "restart-dp2": {"global_num_gpus": 2, "pos_emb": "rotary", "gaff": {"lr_schedule": "restart"}},
+    "zero2-no-pipe": {"global_num_gpus": 2, "pipe_parallel_size": 0, "zero_optimization": {"stage": 2}},
+}  # fmt: skip
+
+# Where two files hold a part of the embedding's master, or a master each.
+SPREAD = ("dp2", "pp2-tied", "bf16-dp2")
+NewLab = Callable[[str], Lab]
+
+
+@pytest.fixture(scope="module")
+def new_lab(tmp_path_factory: pytest.TempPathFactory) -> NewLab:
+    data = tmp_path_factory.mktemp("data") / "set"
+    random = np.random.default_rng(7)
+    write_dataset(data, [random.integers(1, 512, 90) for _ in range(60)], np.dtype("<u2"))
+
+    def new(name: str) -> Lab:
+        keys = {**BASE, "data_path": str(data), **LAYOUTS[name]}
+        keys["gaff"] = {**BASE["gaff"], **LAYOUTS[name].get("gaff", {})}
+        environment = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+        return Lab(tmp_path_factory.mktemp(name), BundledTrainer(), keys, environment)
+
+    return new
+
+
+def in_loop(lab: Lab, name: str, **changes: Any) -> Path:
+    """The checkpoints of the reference."""
+    environment = lab.plan(**changes).write(lab.root / f"{name}.json")
+    ours = ("gaff.trainers.bundled", "tests.fidelity.in_loop_bundled")
+    return lab.launch(name, 0, END, in_place_of=ours, **environment)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_stop_edit_resume_is_resetting_in_memory(layout: str, new_lab: NewLab) -> None:
+    lab = new_lab(layout)
+    ours = lab.gaff_run()
+    reference = in_loop(lab, "in-loop", restarts_schedule=lab.config.gaff.lr_schedule == "restart")
+    for iteration in (*lab.resets, END):
+        assert different(ours / f"global_step{iteration}", reference / f"global_step{iteration}") == []
+    copies = read_layout(ours / f"global_step{END}").copies[INPUT_EMBEDDING]
+    assert (len({copy.file for copy in copies if copy.kind == MASTER}) == 2) == (layout in SPREAD)
+
+
+@pytest.mark.parametrize(
+    ("layout", "mistakes"),
+    [
+        ("one-rank", [{"forgets": (kind,)} for kind in (MODEL, MASTER, FIRST_MOMENT, SECOND_MOMENT)]),
+        ("pp2-tied", [{"only_first_stage": True}]),
+    ],
+)
+def test_every_copy_that_is_forgotten_shows(layout: str, mistakes: list[dict[str, Any]], new_lab: NewLab) -> None:
+    """A reference that does less than the reset ends elsewhere, so the comparison above can fail."""
+    lab = new_lab(layout)
+    whole = in_loop(lab, "whole")
+    for number, mistake in enumerate(mistakes):
+        forgetful = in_loop(lab, f"forgetful-{number}", **mistake)
+        assert different(whole / f"global_step{END}", forgetful / f"global_step{END}"), mistake
+
+
+# The other layouts: tests/trainers/bundled/test_live.py.
+@pytest.mark.parametrize("layout", ["zero0", "zero2-no-pipe"])
+def test_segments_without_resets_are_one_piece(layout: str, new_lab: NewLab) -> None:
+    lab = new_lab(layout)
+    whole, parts = lab.segments("whole", [END]), lab.segments("parts", [4, END])
+    assert different(whole / f"global_step{END}", parts / f"global_step{END}") == []
