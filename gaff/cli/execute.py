@@ -59,7 +59,7 @@ def execute(config: Config, plan: Plan, trainer: Trainer, root: Path) -> None:
 
     directory = run_directory(root, config)
     run_id = open_run(directory, config, plan.to_json())
-    for warning in plan.warnings:
+    for warning in (*plan.warnings, *trainer.warnings(config)):
         note(f"gaff: note: {warning}")
     say(f"run directory {directory.root}")
     supervisor = Supervisor(config, plan.segments, directory, run_id, trainer, make_view(sys.stdout))

@@ -65,8 +65,16 @@ FREE_KEYS = frozenset(
         "no_ssh_check",
         "log_dir",
         "exit_interval",
+        "master_addr",
+        "force_multi",
+        "deepspeed_slurm",
+        "deepspeed_mpi",
+        "wandb_run_name",
         "gaff.neox_dir",
         "gaff.neox_python",
+        "gaff.container",
+        "gaff.environment",
+        "gaff.watch",
     ]
 )
 

@@ -97,10 +97,15 @@ class Watch:
         return next((number for number, error in self._errors if error is chosen), 0)
 
     def detail(self) -> tuple[str, ...]:
-        """The decisive lines of the log: those of the decisive error, then what else went wrong."""
+        """The decisive lines of the log: those of the decisive error, then what else went wrong.
+
+        None where they would only say the error's message again.
+        """
         chosen = self.error
         lines = list(chosen.lines if chosen else ())
         lines += [error.lines[-1] for _, error in self._errors if error is not chosen and error.lines]
+        if chosen and lines == [chosen.message]:
+            return ()
         return tuple(line if len(line) <= _MAX_LINE else line[: _MAX_LINE - 1] + "…" for line in lines[:_MAX_DETAIL])
 
     def _take(self, event: Event) -> Event:

@@ -140,6 +140,10 @@ class Trainer(Protocol):
         """Everything that would stop this trainer from running ``config`` here, by name.  Writes nothing."""
         ...
 
+    def warnings(self, config: Config) -> list[Problem]:
+        """What a person should read before the run, about this trainer.  ``config`` was checked."""
+        ...
+
     def fixed_port(self, config: Config) -> int | None:
         """The only port at which this trainer's ranks can meet under ``config``; None when it takes any."""
         ...

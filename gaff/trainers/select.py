@@ -41,14 +41,14 @@ def select_trainer(config: Config, neox_dir: Path | None = None) -> Trainer:
 
 
 def find_neox(config: Config, neox_dir: Path | None, *, cpu: bool) -> NeoxTrainer | None:
-    """The GPT-NeoX to train with: that which is named, else that which ``gaff neox install`` made; None for none.
+    """The GPT-NeoX to train with: the container's, else that which is named, else that which was installed; or None.
 
     Args:
         cpu: prefer an installation for machines without a GPU.
     """
     if config.gaff.container is not None:
         container = config.gaff.container
-        return NeoxTrainer(Path(neox_dir or config.gaff.neox_dir or container.neox_dir), container.python)
+        return NeoxTrainer(Path(container.neox_dir), container.python)
     python = config.gaff.neox_python or os.environ.get("GPT_NEOX_PYTHON")
     named = neox_dir or config.gaff.neox_dir or os.environ.get("GPT_NEOX_DIR")
     checkout = Path(named).absolute() if named else None

@@ -45,6 +45,9 @@ class FakeTrainer:
     def check(self, config: Config) -> list[Problem]:
         return []
 
+    def warnings(self, config: Config) -> list[Problem]:
+        return []
+
     def fixed_port(self, config: Config) -> int | None:
         return None
 

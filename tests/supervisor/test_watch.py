@@ -99,5 +99,12 @@ def test_decisive_error_comes_first_in_the_detail_and_has_its_line_number() -> N
     assert max(map(len, watch.detail())) <= 200
 
 
+def test_a_line_that_is_the_whole_error_is_not_shown_twice() -> None:
+    watch = Watch(0)
+    watch.read("ERROR: Optimizer is None. Either set the optimizer dict")
+    assert watch.error is not None
+    assert watch.detail() == ()
+
+
 def test_other_events_pass_through() -> None:
     assert Watch(0).read("[Torch] Checkpoint global_step10 is ready now!") == [CheckpointSaved("global_step10")]

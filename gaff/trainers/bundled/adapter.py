@@ -44,6 +44,10 @@ class BundledTrainer:
             problems.append(Problem("missing-package", what, "pip install 'gaff[bundled]'"))
         return problems
 
+    def warnings(self, config: Config) -> list[Problem]:
+        """None."""
+        return []
+
     def fixed_port(self, config: Config) -> int | None:
         """It takes any."""
         return None

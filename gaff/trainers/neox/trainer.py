@@ -18,12 +18,14 @@ import yaml
 from gaff.errors import Location, Problem
 from gaff.plan.config import Config
 from gaff.trainers.contract import Launch, SegmentRequest
+from gaff.trainers.neox.check_launcher import check_mpi4py, unreachable
 from gaff.trainers.neox.checkout import Checkout
 from gaff.trainers.neox.container import look_inside
 from gaff.trainers.neox.device import SHIM, check_device, cpu_environment
 from gaff.trainers.neox.interpreter import NEEDED, ask
 from gaff.trainers.neox.launchers import nodes_of
 from gaff.trainers.neox.launching import base_environment, build_launch, launch_keys, launch_problems
+from gaff.trainers.neox.wandb import check_version, check_wandb
 from gaff.trainers.segment_config import segment_keys
 
 CONFIG_NAME = "neox.yml"  # deepy.py takes no other ending than .yml and .json
@@ -54,13 +56,17 @@ class NeoxTrainer:
         if config.gaff.container is not None:
             return problems or look_inside(config)
         missing = Checkout(self.root).problem()
-        if missing:
-            return [*problems, missing]
-        return [*problems, *self._check_python(config)]
+        if missing or problems:
+            return [*problems, *([missing] if missing else [])]
+        return [*self._check_python(config), *unreachable(nodes_of(config, os.environ))]
+
+    def warnings(self, config: Config) -> list[Problem]:
+        """What W&B will do otherwise than the config reads."""
+        return list(check_wandb(config, nodes_of(config, os.environ), os.environ))
 
     def _check_python(self, config: Config) -> Iterator[Problem]:
         try:
-            found = ask(self.python)
+            found = ask(self.python, ("wandb", "mpi4py"))
         except OSError as error:
             what = f"the Python named for GPT-NeoX, {self.python}, does not run ({error})"
             remedy = "name another in `gaff: neox_python` or GPT_NEOX_PYTHON"
@@ -74,6 +80,8 @@ class NeoxTrainer:
             )
             remedy += " in `gaff: neox_python` or GPT_NEOX_PYTHON, or make one with `gaff neox install`"
             yield Problem("neox-packages", what, remedy, Location(str(self.root)))
+        yield from check_version(config, found.versions.get("wandb"))
+        yield from check_mpi4py(config, nodes_of(config, os.environ), found.versions.get("mpi4py"))
 
     def fixed_port(self, config: Config) -> int | None:
         """Under MPI GPT-NeoX's ranks meet at one port, whatever they are told."""
@@ -89,21 +97,24 @@ class NeoxTrainer:
         keys = segment_keys(config, request, validates_pipelines=False, launcher=self.launcher_keys(config))
         path.write_text(yaml.safe_dump(keys, sort_keys=False), encoding="utf-8")
         # empty: a shim that this shell left on PYTHONPATH stays off unless the config asks for it
-        environment = {"PATH": self.search_path(), "PYTHONUNBUFFERED": "1", "GAFF_CPU_SHIM": ""}
+        base = base_environment(config, os.environ)
+        environment = {"PATH": self.search_path(base), "PYTHONUNBUFFERED": "1", "GAFF_CPU_SHIM": ""}
         shim = None
         if config.gaff.device != "gpu":
             shim = SHIM
-            environment |= cpu_environment(config, base_environment(config, os.environ), self.extensions)
+            environment |= cpu_environment(config, base, self.extensions)
         command = Launch((self.python, "deepy.py", "train.py", str(path)), self.root, environment)
         return build_launch(config, request, command, os.environ, shim=shim)
 
-    def search_path(self) -> str:
+    def search_path(self, base: Mapping[str, str]) -> str:
         """PATH of a launch: GPT-NeoX builds its data helper with the python3 and python3-config that it finds there.
+
+        ``base`` is the environment that the launch starts from.
 
         Source: contract, section 10.
         """
         own = Path(self.python).parent
-        return os.pathsep.join([str(own), *_base_of(own), os.environ.get("PATH", os.defpath)])
+        return os.pathsep.join([str(own), *_base_of(own), base.get("PATH", os.defpath)])
 
 
 def _base_of(folder: Path) -> list[str]:
