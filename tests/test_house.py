@@ -59,6 +59,18 @@ def test_every_verb_of_the_readme_exists() -> None:
 
 
 def test_every_file_that_the_readme_names_exists() -> None:
-    for page in (ROOT / "README.md", ROOT / "neox_configs" / "README.md"):
+    for page in (ROOT / "README.md", ROOT / "neox_configs" / "README.md", *(ROOT / "docs").glob("*.md")):
         for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", page.read_text()):
             assert (page.parent / target).exists(), target
+
+
+def test_every_test_that_the_docs_name_exists() -> None:
+    named = re.findall(r"`(tests/[\w/]+\.py)::(test_\w+)`", (ROOT / "docs" / "neox.md").read_text())
+    assert len({name for name in named}) >= 30
+    for path, name in named:
+        assert f"def {name}(" in (ROOT / path).read_text(), f"{path}::{name}"
+
+
+def test_each_of_the_twenty_surprises_has_its_row() -> None:
+    rows = re.findall(r"^\| (\d+) \|.*::test_", (ROOT / "docs" / "neox.md").read_text(), re.MULTILINE)
+    assert [int(row) for row in rows] == list(range(1, 21))
