@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
     except InputError as error:
         raise InputError(errors or error.problems) from None
     if args.json:
-        print(json.dumps({**plan.to_json(), "problems": [problem_json(problem) for problem in errors]}, indent=2))
+        print(_as_json({**plan.to_json(), "problems": [problem_json(problem) for problem in errors]}))
     else:
         print(_encodable(render_plan(plan)))
     for problem in errors:
@@ -90,6 +90,11 @@ def _launcher_keys(config: Config) -> tuple[Mapping[str, Any], Sequence[Problem]
         return launch_keys(config, os.environ), ()
     except InputError as error:
         return {}, error.problems
+
+
+def _as_json(plan: Mapping[str, Any]) -> str:
+    """The plan as JSON, which has no infinity: one that stands in a wrong config comes out as null."""
+    return json.dumps(json.loads(json.dumps(plan), parse_constant=lambda name: None), indent=2)
 
 
 def _encodable(text: str) -> str:

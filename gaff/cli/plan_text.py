@@ -141,7 +141,7 @@ def _segments(segments: Sequence[Segment]) -> list[str]:
 
 def _moments(moments: Moments) -> list[str]:
     steps = ("step after a reset", *(f"{step:,}" for step, _ in moments.values))
-    factors = ("factor", *(f"{factor:.2f}" for _, factor in moments.values))
+    factors = ("factor", *(f"{factor:.2f}" if factor < 1000 else f"{factor:.0e}" for _, factor in moments.values))
     betas = f"betas [{moments.beta1:g}, {moments.beta2:g}]"
     said = f"updates of what is forgotten, {betas}: moments are zeroed, and Adam's shared step count corrects no bias"
     peak = "never above 1"

@@ -96,6 +96,8 @@ def _on_behalf(config: Config, validates_pipelines: bool) -> _Wanted:
         yield "eval_iters", 0, "validation crashes GPT-NeoX when pipe_parallel_size is 1 or more"
     if config.get("use_wandb") is None:
         yield "use_wandb", False, "else W&B turns itself on where an API key lies around"
+    if config.gaff.trainer != "bundled" and config.get("data_impl", "infer") == "infer":
+        yield "data_impl", "mmap", "GPT-NeoX's default, infer, finds the format and then fails on it"
     if config.gaff.device != "gpu" and config.gaff.trainer != "bundled":
         yield "distributed_backend", "gloo", "there is no NCCL without GPUs"
     decay = added_decay_iters(config)

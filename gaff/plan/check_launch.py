@@ -8,19 +8,18 @@ from collections.abc import Iterator
 
 from gaff.errors import Problem
 from gaff.plan.config import Config
-from gaff.plan.typed import integer, number, text, word
+from gaff.plan.typed import integer, text, word
 
 _DEFAULT_HOSTFILE = "/job/hostfile"  # DeepSpeed's, where neither key nor DLTS_HOSTFILE names one
 
 
 def check_launch(config: Config) -> Iterator[Problem]:
-    """Warnings about GPUs, ports, dashboards and dropout on the CPU, for runs of GPT-NeoX."""
+    """Warnings about GPUs, ports and dashboards, for runs of GPT-NeoX."""
     if config.gaff.trainer == "bundled":
         return
     yield from _gpus(config)
     yield from _port(config)
     yield from _wandb(config)
-    yield from _dropout(config)
 
 
 def _gpus(config: Config) -> Iterator[Problem]:
@@ -55,12 +54,3 @@ def _wandb(config: Config) -> Iterator[Problem]:
     if given and config.get("use_wandb") is None:
         what = f"`{given[0]}` is given but `use_wandb` is not, so GAFF writes false"
         yield config.problem("wandb-off", given[0], what, "add use_wandb: true, or remove the key")
-
-
-def _dropout(config: Config) -> Iterator[Problem]:
-    for key in ("hidden_dropout", "attention_dropout"):
-        if config.gaff.device != "gpu" and config.gaff.reset_every is not None and (number(config, key) or 0) > 0:
-            what = f"`{key}` on the CPU draws other numbers after each resume than a run in one piece would"
-            remedy = "write 0 where runs are to be compared number by number"
-            yield config.problem("dropout-on-cpu", key, what, remedy)
-            return

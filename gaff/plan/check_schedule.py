@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from gaff.errors import Problem
 from gaff.plan.config import Config
-from gaff.plan.learning_rate import DECAYING, decay_length
+from gaff.plan.learning_rate import DECAYING, FLOAT32_MAX, decay_length
 from gaff.plan.schedule import Segment, schedule
 from gaff.plan.typed import integer, number, word
 
@@ -96,9 +96,16 @@ def _learning_rate(config: Config) -> Iterator[Problem]:
         what = f"`lr_decay_fraction: {fraction}` is not between 0 and 1"
         yield config.problem("lr-decay-fraction", "lr_decay_fraction", what, "give the fraction of train_iters")
     lr, min_lr = number(config, "optimizer.params.lr"), number(config, "min_lr")
-    if lr is not None and not 0 < lr < float("inf"):
+    warm = (warmup or 0) * (decay_length(config) or 0)  # iterations
+    if lr is not None and 0 < warm < 1 and lr <= FLOAT32_MAX < lr / warm:
+        what = f"`warmup: {warmup}` makes the first learning rate infinite: GPT-NeoX divides by it"
+        yield config.problem("warmup-fraction", "warmup", what, "write 0 for none, or at least 0.0001")
+    if lr is not None and not 0 < lr <= FLOAT32_MAX:
         what = f"`optimizer.params.lr: {lr}` is no usable learning rate"
-        yield config.problem("lr-value", "optimizer.params.lr", what, "give a positive number")
+        yield config.problem("lr-value", "optimizer.params.lr", what, "give one such as 1.0e-3")
+    elif min_lr is not None and min_lr < 0:
+        what = f"`min_lr: {min_lr}` is no usable learning rate"
+        yield config.problem("lr-value", "min_lr", what, "write 0 or more")
     elif lr is not None and min_lr is not None and min_lr > lr:
         what = f"`min_lr: {min_lr}` is above the learning rate {lr}"
         yield config.problem("min-lr-above-lr", "min_lr", what, "lower min_lr")

@@ -8,6 +8,7 @@ as long as no step is skipped: fp16 overflows do not count as steps of the sched
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from gaff.plan.typed import integer, number, word
 _DEFAULT_LR = 0.001  # GPT-NeoX's, where optimizer.params has no lr (megatron/neox_arguments/arguments.py)
 #: Styles whose rate falls; any other stays at ``start_lr``.
 DECAYING = ("linear", "cosine", "exponential")
+FLOAT32_MAX = 3.4e38  # the highest rate that an optimizer can use, about
 _POINTS = 400  # in JSON, about
 
 
@@ -112,9 +114,10 @@ def _schedule(config: Config) -> Schedule | None:
     low, warmup = number(config, "min_lr"), number(config, "warmup")
     if end is None or lr is None or low is None or warmup is None or not 0 <= warmup <= 1:
         return None
-    if lr <= 0 or word(config, "optimizer.type") == "onebitadam":
+    if lr <= 0 or low < 0 or word(config, "optimizer.type") == "onebitadam":
         return None
-    return Schedule(lr, low, warmup * end, end, word(config, "lr_decay_style"), num_iters=0)
+    schedule = Schedule(lr, low, warmup * end, end, word(config, "lr_decay_style"), num_iters=0)
+    return schedule if math.isfinite(schedule.rate()) else None  # a warm-up next to nothing divides by itself
 
 
 def decay_length(config: Config) -> int | None:

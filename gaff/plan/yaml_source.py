@@ -24,7 +24,10 @@ _OCTAL = re.compile(r"([-+]?)0([0-9_]+)")
 
 _DEEPEST = 50  # levels; GPT-NeoX's own configs have four
 
-_STR, _INT, _FLOAT, _DATE = (f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "timestamp"))
+_YAML = "tag:yaml.org,2002:"
+_STR, _INT, _FLOAT, _DATE = (f"{_YAML}{name}" for name in ("str", "int", "float", "timestamp"))
+#: What GPT-NeoX can hand on to its ranks, which it does as JSON; dates are told of as traps.
+_PLAIN = frozenset(f"{_YAML}{name}" for name in ("str", "int", "float", "bool", "null", "timestamp", "map", "seq"))
 
 
 @dataclass(frozen=True)
@@ -176,6 +179,7 @@ class _Walk:
             return
         self._seen.add(id(node))
         self._open.add(id(node))
+        self._tag(node, dotted)
         if isinstance(node, yaml.MappingNode):
             self._mapping(node, dotted)
         elif isinstance(node, yaml.SequenceNode):
@@ -185,6 +189,12 @@ class _Walk:
         elif isinstance(node, yaml.ScalarNode):
             self._scalar(node, dotted)
         self._open.discard(id(node))
+
+    def _tag(self, node: yaml.Node, dotted: str) -> None:
+        if node.tag not in _PLAIN:
+            what = f"`{dotted}` is a `!!{node.tag.removeprefix(_YAML)}`, which GPT-NeoX cannot hand on to its ranks"
+            where = self.at(node.start_mark.line + 1)
+            self.problems.append(Problem("yaml-tag", what, "write text, numbers, lists and mappings", where))
 
     def _mapping(self, node: yaml.MappingNode, dotted: str) -> None:
         ours = dotted == "gaff" or dotted.startswith("gaff.")
@@ -196,6 +206,9 @@ class _Walk:
                 self.node(value, dotted)
                 continue
             path = f"{dotted}.{name}" if dotted else name
+            if key.tag == _DATE:
+                what, remedy = f"the key `{path}` is a date to YAML", "put it in quotes"
+                self.problems.append(Problem("yaml-trap", what, remedy, self.at(line)))
             if name in first:
                 self._twice(path, first[name], line, ours or path == "gaff")
             first[name] = line

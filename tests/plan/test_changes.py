@@ -30,6 +30,8 @@ USERS = [
     ["use_wandb=true", "master_port=29512"],
     ["use_wandb=", "log_dir=", "load=", "extra_save_iters="],
     ["gaff.device=cpu", "distributed_backend=nccl"],
+    ["data_impl=infer"],
+    ["data_impl=cached"],
     [f"save={SAVE}", f"load={SAVE}", "master_port=29511", "exit_interval=200", "extra_save_iters=[200]"],
 ]
 
@@ -84,6 +86,7 @@ def test_what_every_run_is_told(load: Load) -> None:
         "use_wandb": (False,) * 3,
         "load": (None, save, save),
         "iteration": (None, 100, 300),
+        "data_impl": ("mmap",) * 3,
     }
 
 
@@ -125,3 +128,9 @@ def test_json(load: Load) -> None:
         "written": [0, 0, 0],
         "why": "validation crashes GPT-NeoX when pipe_parallel_size is 1 or more",
     }
+
+
+@pytest.mark.parametrize(("given", "written"), [("infer", "mmap"), ("", "mmap"), ("mmap", None), ("cached", None)])
+def test_a_data_format_that_gpt_neox_finds_and_fails_on_is_named(load: Load, given: str, written: str | None) -> None:
+    shown = build_plan(load(f"data_impl={given}")).changes
+    assert next((change.written[0] for change in shown if change.key == "data_impl"), None) == written

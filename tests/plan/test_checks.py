@@ -421,12 +421,6 @@ def test_a_warm_up_over_a_whole_cycle_divides_by_zero_where_a_cycle_is_longer(lo
     assert check(load(*restart, "gaff.last_reset=200", "lr_decay_style=constant")) == []
 
 
-def test_dropout_on_the_cpu_differs_after_each_resume(load: Load) -> None:
-    dropout = "hidden_dropout=0.1"
-    assert [w.id for w in warnings(load(dropout, "gaff.device=cpu"))] == ["dropout-on-cpu"]
-    assert warnings(load(dropout)) == warnings(load(dropout, "gaff.device=cpu", "gaff.reset_every=never")) == []
-
-
 def test_a_cycle_that_is_cut_short_is_told_with_the_rate_it_comes_down_to(load: Load) -> None:
     [warning] = warnings(load("gaff.lr_schedule=restart", "lr_decay_style=linear", "lr_decay_iters=200"))
     assert warning.what.endswith("decays over 200: the learning rate only comes down to 0.000505")  # 1e-3 * 100 / 198
