@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -20,14 +19,47 @@ import yaml
 from gaff.checkpoint.init_methods import Distribution
 from gaff.checkpoint.layout.parameter import INPUT_EMBEDDING
 from gaff.checkpoint.sources import DrawnValues
+from gaff.data.indexed_dataset import write_dataset
 from gaff.plan.config import Config, load_config
 from gaff.supervisor.child import Child
+from gaff.supervisor.ports import reserve_port
 from gaff.trainers.contract import SegmentRequest, Trainer
 from tests.fidelity.in_memory import Plan
 
 ROOT = Path(__file__).parents[2]
 SEED = 1234
 ROWS = 512  # CharLevelTokenizer's vocabulary, padded
+
+#: A small model that both trainers train, one segment after another.
+MODEL_KEYS: dict[str, Any] = {
+    "pipe_parallel_size": 1,
+    "num_layers": 2,
+    "hidden_size": 24,
+    "intermediate_size": 16,
+    "num_attention_heads": 4,
+    "seq_length": 16,
+    "max_position_embeddings": 16,
+    "no_weight_tying": True,
+    "init_method": "small_init",
+    "output_layer_init_method": "wang_init",
+    "optimizer": {"type": "Adam", "params": {"lr": 0.001, "betas": [0.9, 0.95], "eps": 1.0e-8}},
+    "min_lr": 0.0001,
+    "zero_optimization": {"stage": 1},
+    "train_micro_batch_size_per_gpu": 4,
+    "precision": "fp32",
+    "lr_decay_style": "cosine",
+    "warmup": 0.25,
+    "log_interval": 1,
+    "eval_iters": 0,
+    "tokenizer_type": "CharLevelTokenizer",
+}
+
+
+def write_random_text(folder: Path) -> Path:
+    """The prefix of 60 documents of 90 random tokens each."""
+    random = np.random.default_rng(7)
+    write_dataset(folder / "set", [random.integers(1, ROWS, 90) for _ in range(60)], np.dtype("<u2"))
+    return folder / "set"
 
 
 @dataclass(frozen=True)
@@ -94,9 +126,9 @@ class Lab:
         """
         folder, save = self.root / f"{name}-{stop}", self.root / name
         folder.mkdir()
-        request = SegmentRequest(start, stop, save, folder, _free_port(), name)
         old, new = in_place_of
-        with patch.dict(os.environ, {**self.environment, **environment}):
+        with patch.dict(os.environ, {**self.environment, **environment}), reserve_port(name) as port:
+            request = SegmentRequest(start, stop, save, folder, port.number, name)
             launch = self.trainer.prepare(self.config, request)
             launch = replace(launch, argv=tuple(new if word == old else word for word in launch.argv))
             with Child(launch, folder / "log", f"{self.root.name}-{name}") as child:  # leaves no process behind
@@ -110,9 +142,3 @@ class Lab:
         for start, stop in zip([0, *stops], stops, strict=False):
             save = self.launch(name, start, stop, **environment)
         return save
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("", 0))
-        return int(listener.getsockname()[1])

@@ -11,15 +11,13 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from gaff.checkpoint.layout.parameter import INPUT_EMBEDDING
 from gaff.checkpoint.layout.read import read_layout
-from gaff.data.indexed_dataset import write_dataset
 from gaff.trainers.bundled.adapter import BundledTrainer
 from tests.fidelity.in_memory import FIRST_MOMENT, MASTER, MODEL, SECOND_MOMENT
-from tests.fidelity.lab import ROOT, Lab
+from tests.fidelity.lab import MODEL_KEYS, ROOT, Lab, write_random_text
 from tests.live import different
 
 pytest.importorskip("deepspeed")
@@ -27,30 +25,11 @@ pytestmark = pytest.mark.slow
 
 END, EVERY = 9, 3
 BASE: dict[str, Any] = {
-    "pipe_parallel_size": 1,
+    **MODEL_KEYS,
     "global_num_gpus": 1,
-    "num_layers": 2,
-    "hidden_size": 24,
-    "intermediate_size": 16,
-    "num_attention_heads": 4,
-    "seq_length": 16,
-    "max_position_embeddings": 16,
     "pos_emb": "learned",
-    "no_weight_tying": True,
-    "init_method": "small_init",
-    "output_layer_init_method": "wang_init",
-    "optimizer": {"type": "Adam", "params": {"lr": 0.001, "betas": [0.9, 0.95], "eps": 1.0e-8}},
-    "min_lr": 0.0001,
-    "zero_optimization": {"stage": 1},
-    "train_micro_batch_size_per_gpu": 4,
-    "precision": "fp32",
     "train_iters": END,
-    "lr_decay_style": "cosine",
-    "warmup": 0.25,
-    "log_interval": 1,
-    "eval_iters": 0,
     "extra_save_iters": [3, 6],
-    "tokenizer_type": "CharLevelTokenizer",
     "gaff": {"reset_every": EVERY, "trainer": "bundled"},
 }
 # None takes a key away.  Tied on two replicas, the embedding reaches over the boundary between their partitions.
@@ -83,9 +62,7 @@ def _with_marks(layouts: Iterable[str]) -> list[Any]:
 
 @pytest.fixture(scope="module")
 def new_lab(tmp_path_factory: pytest.TempPathFactory) -> NewLab:
-    data = tmp_path_factory.mktemp("data") / "set"
-    random = np.random.default_rng(7)
-    write_dataset(data, [random.integers(1, 512, 90) for _ in range(60)], np.dtype("<u2"))
+    data = write_random_text(tmp_path_factory.mktemp("data"))
 
     def new(name: str) -> Lab:
         keys = {**BASE, "data_path": str(data), **LAYOUTS[name]}

@@ -13,17 +13,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import yaml
 
 from gaff.checkpoint.layout.parameter import INPUT_EMBEDDING
 from gaff.checkpoint.layout.read import read_layout
-from gaff.data.indexed_dataset import write_dataset
 from gaff.plan.config import load_config
 from gaff.trainers.select import select_trainer
 from tests.fidelity.in_memory import MASTER
-from tests.fidelity.lab import Lab
+from tests.fidelity.lab import MODEL_KEYS, Lab, write_random_text
 from tests.live import different, tensors
 
 pytestmark = [
@@ -36,39 +34,17 @@ pytestmark = [
 END, EVERY = 6, 2
 HOOK = Path(__file__).parent / "hook"
 BASE: dict[str, Any] = {
-    "pipe_parallel_size": 1,
-    "num_layers": 2,
-    "hidden_size": 24,
-    "intermediate_size": 16,
-    "num_attention_heads": 4,
-    "seq_length": 16,
-    "max_position_embeddings": 16,
+    **MODEL_KEYS,
     "pos_emb": "rotary",
-    "no_weight_tying": True,
     "gpt_j_residual": True,
     "output_layer_parallelism": "column",
-    "attention_config": [[["global"], 2]],
-    "scaled_upper_triang_masked_softmax_fusion": False,
     "bias_gelu_fusion": False,
-    "init_method": "small_init",
-    "output_layer_init_method": "wang_init",
-    "optimizer": {"type": "Adam", "params": {"lr": 0.001, "betas": [0.9, 0.95], "eps": 1.0e-8}},
-    "min_lr": 0.0001,
-    "zero_optimization": {"stage": 1},
-    "train_micro_batch_size_per_gpu": 4,
-    "data_impl": "mmap",  # GPT-NeoX cannot do with its own default, infer
     "num_workers": 0,
     "hidden_dropout": 0,
     "attention_dropout": 0,
-    "precision": "fp32",
     "train_iters": END,
-    "lr_decay_style": "cosine",
-    "warmup": 0.25,
     "extra_save_iters": [2, 4],
-    "eval_iters": 0,
-    "log_interval": 1,
-    "tokenizer_type": "CharLevelTokenizer",
-    "gaff": {"reset_every": EVERY, "trainer": "neox", "device": "cpu"},
+    "gaff": {"reset_every": EVERY, "trainer": "neox", "device": "cpu-beside-gpus"},
 }
 # Tied on two replicas, the embedding reaches over the boundary between their partitions.
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -83,9 +59,7 @@ NewLab = Callable[..., Lab]
 
 @pytest.fixture(scope="module")
 def new_lab(tmp_path_factory: pytest.TempPathFactory) -> NewLab:
-    data = tmp_path_factory.mktemp("data") / "set"
-    random = np.random.default_rng(7)
-    write_dataset(data, [random.integers(1, 512, 90) for _ in range(60)], np.dtype("<u2"))
+    data = write_random_text(tmp_path_factory.mktemp("data"))
 
     def new(name: str, adam: str = "torch") -> Lab:
         root = tmp_path_factory.mktemp(name)

@@ -113,7 +113,7 @@ RAISED: tuple[tuple[str, str], ...] = (  # the last line of a traceback, and a p
     ),
     ("RuntimeError: Error building extension 'fused_adam'", "fused_adam is built"),
     (
-        "ImportError: /root/.cache/torch_extensions/py311_cu121/fused_adam/fused_adam.so: cannot open shared object "
+        "ImportError: /home/ada/.cache/torch_extensions/py311_cu121/fused_adam/fused_adam.so: cannot open shared object "
         "file: No such file or directory",
         "built again",
     ),
