@@ -8,16 +8,19 @@ CONFIG ?= neox_configs/pythia-70m.yml
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: rehearse test test-fast test-exhaustive lint benchmark clean
+.PHONY: rehearse test test-fast test-neox test-exhaustive lint benchmark clean
 
 rehearse: $(VENV)/ready  ## the main job on the bundled trainer: a whole active-forgetting run on this machine
-	$(BIN)/gaff rehearse --config $(CONFIG) --minutes $(MINUTES)
+	$(BIN)/gaff rehearse --config $(CONFIG) --trainer bundled --minutes $(MINUTES)
 
 test: $(VENV)/ready  ## the whole suite, live runs included: under 10 minutes on 2 cores
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 test-fast: $(VENV)/ready  ## without the live runs of the bundled trainer
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not exhaustive"
+
+test-neox: $(VENV)/ready  ## on unmodified GPT-NeoX, which GPT_NEOX_DIR and GPT_NEOX_PYTHON name: about 25 minutes
+	$(BIN)/python -m pytest -m neox
 
 test-exhaustive: $(VENV)/ready  ## every kill at every durable effect in further layouts: 10 minutes more
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m exhaustive
