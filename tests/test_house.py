@@ -66,7 +66,7 @@ def test_every_file_that_the_readme_names_exists() -> None:
 
 def test_every_test_that_the_docs_name_exists() -> None:
     named = re.findall(r"`(tests/[\w/]+\.py)::(test_\w+)`", (ROOT / "docs" / "neox.md").read_text())
-    assert len({name for name in named}) >= 30
+    assert len(set(named)) >= 30
     for path, name in named:
         assert f"def {name}(" in (ROOT / path).read_text(), f"{path}::{name}"
 

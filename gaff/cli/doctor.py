@@ -11,9 +11,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gaff.cli.output import say
-from gaff.cli.plan import add_config_arguments
-from gaff.errors import EXIT_DONE, EXIT_FAILED
+from gaff.cli.plan import add_config_arguments, encodable
+from gaff.errors import EXIT_DONE, EXIT_FAILED, InputError, Problem
 
 if TYPE_CHECKING:
     from gaff.doctor.finding import Finding
@@ -42,17 +41,20 @@ def run(options: argparse.Namespace) -> int:
     """The verb itself.  Returns 1 when there is a problem, else 0.
 
     Raises:
-        InputError: the config cannot be read.
+        InputError: the config cannot be read, or overrides are given without one.
     """
     from gaff.doctor.examine import examine, to_json
     from gaff.doctor.finding import worst
     from gaff.doctor.subject import subject_of
     from gaff.plan.config import load_config
 
+    if options.overrides and not options.config:
+        what = f"`-o {options.overrides[0]}` overrides a key of a config, and none is given"
+        raise InputError(Problem("config-missing", what, "add --config FILE"))
     config = load_config(options.config, options.overrides) if options.config else None
     subject = subject_of(config, options.neox_dir, options.run_dir, os.environ, options.overrides)
     findings = examine(subject)
-    say(json.dumps(to_json(findings), indent=1) if options.json else render(findings))
+    print(json.dumps(to_json(findings), indent=1) if options.json else encodable(render(findings)))
     return EXIT_FAILED if worst(findings) == "problem" else EXIT_DONE
 
 

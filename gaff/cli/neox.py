@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -66,38 +68,46 @@ def _add_info(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
 
 
 def install(options: argparse.Namespace) -> int:
+    from gaff.trainers.neox.home import default_home
     from gaff.trainers.neox.install import Install, Request
 
     tell = note if options.json else say
-    request = Request(options.home, options.ref, options.source, options.cpu, options.python, options.torch)
-    planned = Install(request)
+    ref, source, python = (given or None for given in (options.ref, options.source, options.python))
+    planned = Install(Request(options.home, ref, source, options.cpu, python, options.torch))
     tell(planned.notice())
     if not options.dry_run:
         installed = planned.perform(tell)
-        tell(f"GPT-NeoX is ready: {installed.checkout}\n  Python {installed.python}\n  see `gaff neox info`")
+        tell(f"GPT-NeoX is ready: {installed.checkout}\n  Python {installed.python}")
+        if planned.home != default_home():
+            tell(f"  GAFF looks for it there after: export GAFF_HOME={shlex.quote(str(planned.home))}")
+        tell("  see `gaff neox info`")
     if options.json:
         print(json.dumps(planned.site.to_json(), indent=1))
     return EXIT_DONE
 
 
 def info(options: argparse.Namespace) -> int:
+    from gaff.cli.plan import encodable
     from gaff.trainers.neox.info import describe
 
     found = describe(options.neox_dir, options.home)
-    print(json.dumps(found, indent=1) if options.json else "\n".join(_rendered(found)))
+    where = f" --home {shlex.quote(found['home'])}" if options.home else ""
+    print(json.dumps(found, indent=1) if options.json else encodable("\n".join(_rendered(found, where))))
     used = found["in_use"]
     runs = used is not None and not (used["problem"] or used["python"]["problem"] or used["python"]["missing"])
     return EXIT_DONE if runs else EXIT_FAILED
 
 
-def _rendered(found: dict[str, Any]) -> Iterator[str]:
+def _rendered(found: dict[str, Any], where: str) -> Iterator[str]:
+    """The lines for a terminal; ``where`` is what has to follow ``gaff neox install`` to install there."""
+    install = f"gaff neox install{where}"
     used = found["in_use"]
     if used is None:
         yield "no GPT-NeoX: none is named in --neox-dir or GPT_NEOX_DIR, and none is installed"
-        yield "  get it   gaff neox install         (on a machine without GPUs: gaff neox install --cpu)"
+        yield f"  get it   {install}   # on a machine without GPUs: {install} --cpu"
     else:
         yield f"GPT-NeoX {used['checkout']} (named by {used['named_by']})"
-        yield from (f"  {name:9}{text}" for name, text in _lines(used))
+        yield from (f"  {name:9}{text}" for name, text in _lines(used, install))
     yield f"installed in {found['home']}"
     for one in found["installations"]:
         state = "ready" if one["usable"] else "not complete" if one["completed"] is None else "no longer usable"
@@ -106,8 +116,9 @@ def _rendered(found: dict[str, Any]) -> Iterator[str]:
         yield "  nothing"
 
 
-def _lines(used: dict[str, Any]) -> Iterator[tuple[str, str]]:
+def _lines(used: dict[str, Any], install: str) -> Iterator[tuple[str, str]]:
     python = used["python"]
+    named = os.environ.get("GPT_NEOX_PYTHON")  # wins over whatever is installed
     if used["problem"]:
         yield "problem", used["problem"]
         return
@@ -119,7 +130,7 @@ def _lines(used: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "files", "as committed" if not changes else f"{len(changes)} differ: {', '.join(changes[:5])}"
     if python["problem"]:
         yield "Python", f"{python['executable']} does not run ({python['problem']})"
-        yield "mend it", "name another in GPT_NEOX_PYTHON, or run `gaff neox install`"
+        yield "mend it", "unset GPT_NEOX_PYTHON, or name another there" if named else _made_for(used, install)
         return
     yield "Python", f"{python['version']} {python['executable']}"
     for name, one in python["versions"].items():
@@ -127,6 +138,13 @@ def _lines(used: dict[str, Any]) -> Iterator[tuple[str, str]]:
             yield "", f"{name} {one['version']} ({'tested' if one['tested'] else 'not tested'})"
     if python["missing"]:
         yield "lacks", ", ".join(python["missing"])
-        yield "mend it", f"gaff neox install --source {used['checkout']}   (without GPUs: with --cpu)"
+        first = "unset GPT_NEOX_PYTHON; " if named else ""
+        yield "mend it", first + _made_for(used, install)
     yield "helper", "compiled" if used["helper_built"] else "not compiled; GPT-NeoX does it at its first start"
-    yield "ops", ", ".join(used["ops"]) or "none compiled; DeepSpeed compiles what it needs at its first start"
+    none = "none compiled; DeepSpeed compiles what it needs at its first start"
+    yield "ops", ", ".join(used["ops"]) or (none if used["extensions"] else "in torch's own directory, not looked into")
+
+
+def _made_for(used: dict[str, Any], install: str) -> str:
+    """The command that makes, or mends, an environment for a checkout that is there."""
+    return f"{install} --source {shlex.quote(used['checkout'])}   # without GPUs: with --cpu"

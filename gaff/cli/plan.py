@@ -57,7 +57,7 @@ def add_parser(subparsers: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """The verb itself.  Returns the exit code: 2 when the config has errors, also where a plan could be shown."""
     if args.keys:
-        print(render_keys())
+        print(encodable(render_keys()))
         return EXIT_DONE
     if not args.config:
         raise InputError(
@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
     config = load_config(args.config, args.overrides)
     errors = check(config)
     launcher, more = _launcher_keys(config)
-    errors += more
+    errors += () if any(problem.id == "hostfile-missing" for problem in errors) else more
     try:
         plan = build_plan(config, launcher)
     except InputError as error:
@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(_as_json({**plan.to_json(), "problems": [problem_json(problem) for problem in errors]}))
     else:
-        print(_encodable(render_plan(plan)))
+        print(encodable(render_plan(plan)))
     for problem in errors:
         print(f"gaff: {problem}", file=sys.stderr)
     return EXIT_WRONG_INPUT if errors else EXIT_DONE
@@ -97,7 +97,7 @@ def _as_json(plan: Mapping[str, Any]) -> str:
     return json.dumps(json.loads(json.dumps(plan), parse_constant=lambda name: None), indent=2)
 
 
-def _encodable(text: str) -> str:
+def encodable(text: str) -> str:
     """The text as standard output can show it: what its encoding lacks becomes a question mark."""
     encoding = sys.stdout.encoding or "utf-8"
     return text.encode(encoding, "replace").decode(encoding)

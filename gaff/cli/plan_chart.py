@@ -41,7 +41,8 @@ def draw(rate: LearningRate, resets: Sequence[int], *, unicode: bool) -> list[st
         marks[(reset - 1) * WIDTH // rate.train_iters] = "▲" if unicode else "^"
     if resets:
         lines.append(f"{'resets':>{_GUTTER}}  {''.join(marks)}".rstrip())
-    middle, end = f"{rate.train_iters // 2:,}", f"{rate.train_iters:,}"
+    middle = f"{rate.train_iters // 2:,}" if rate.train_iters > 3 else ""
+    end = f"{rate.train_iters:,}"
     axis = "1".ljust(WIDTH // 2 - len(middle) // 2) + middle
     return [*lines, f"{'iteration':>{_GUTTER}}  {axis}{end.rjust(WIDTH - len(axis))}"]
 

@@ -15,6 +15,7 @@ from gaff.plan.learning_rate import DECAYING, LearningRate
 from gaff.plan.moments import Moments
 from gaff.plan.plan import Plan
 from gaff.plan.schedule import Segment
+from gaff.report.format import count
 
 WIDTH = 100
 _ROWS_SHOWN = 12  # segments; a longer list is cut in the middle
@@ -49,7 +50,7 @@ def _takes_unicode() -> bool:
 
 
 def _facts(plan: Plan) -> list[Row]:
-    every = "never" if plan.reset_every is None else f"every {plan.reset_every:,} iterations"
+    every = "never" if plan.reset_every is None else f"every {count(plan.reset_every, 'iteration')}"
     return [
         ("iterations", f"{plan.train_iters:,}"),
         ("segments", f"{len(plan.segments):,}"),
@@ -113,9 +114,9 @@ def _rate_facts(rate: LearningRate | None) -> list[Row]:
     s = rate.schedule
     unit = "iteration" if s.warmup_iter == 1 else "iterations"
     warm = f"after {s.warmup_iter:,.6g} {unit} of warm-up" if s.warmup_iter else "without warm-up"
-    fall = f"{s.decay_style} over {s.end_iter:,} iterations, never below {s.min_lr:g}"
+    fall = f"{s.decay_style} over {count(s.end_iter, 'iteration')}, never below {s.min_lr:g}"
     after = f"{s.start_lr:g} {warm}, then {fall if s.decay_style in DECAYING else 'constant'}"
-    again = f"; begins anew after each of {len(rate.restarts):,} resets" if rate.restarts else ""
+    again = f"; begins anew after each of {count(len(rate.restarts), 'reset')}" if rate.restarts else ""
     return [("learning rate", after + again)]
 
 
@@ -146,8 +147,11 @@ def _moments(moments: Moments) -> list[str]:
     said = f"updates of what is forgotten, {betas}: moments are zeroed, and Adam's shared step count corrects no bias"
     peak = "never above 1"
     if moments.peak:
-        peak = f"{moments.peak[1]:.2f} at its highest, {moments.peak[0]:,} steps after a reset"
-    ends = f"{peak}; within a tenth of 1 from step {moments.settled:,} on"
+        peak = f"{moments.peak[1]:.2f} at its highest, at step {moments.peak[0]:,} after a reset"
+    settled = "the next reset comes before it is within a tenth of 1"
+    if moments.settled is not None:
+        settled = f"within a tenth of 1 from step {moments.settled:,} on"
+    ends = f"{peak}; {settled}"
     if moments.with_warmup:
         step, factor = moments.with_warmup
         ends += f"; with the restarted learning rate {factor:.2f} times the full rate at most, at step {step:,}"
@@ -217,8 +221,8 @@ def _lines(text: str, width: int) -> list[str]:
     return textwrap.wrap(text, max(20, width), break_long_words=False, break_on_hyphens=False) or [""]
 
 
-def _bytes(count: int) -> str:
-    value = float(count)
+def _bytes(amount: int) -> str:
+    value = float(amount)
     for unit in ("B", "kB", "MB", "GB"):
         if value < 1000:
             return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"

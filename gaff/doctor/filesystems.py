@@ -40,7 +40,7 @@ class FileSystem:
 def existing(path: Path) -> Path:
     """``path``, or the nearest of its parents that is a directory."""
     path = path.absolute()
-    while not path.is_dir() and path != path.parent:
+    while not os.path.isdir(path) and path != path.parent:
         path = path.parent
     return path
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -40,7 +41,7 @@ def from_problem(area: str, problem: Problem, level: Level = "problem") -> Findi
     where = problem.where
     remedy = f"# {problem.remedy}"
     if where is not None and where.line:
-        remedy = f"${{EDITOR:-vi}} +{where.line} {where.file}  {remedy}"
+        remedy = f"${{EDITOR:-vi}} +{where.line} {shlex.quote(where.file)}  {remedy}"
     what = f"{where}: {problem.what}" if where else problem.what
     return Finding(problem.id, area, level, what, remedy)
 

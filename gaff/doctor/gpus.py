@@ -13,8 +13,16 @@ from gaff.doctor.probes import Version, run, version_in, which
 
 _MIB = 1 << 20
 _TIMEOUT_S = 30.0  # without persistence mode the driver is loaded first
-_FIELDS = ("index", "uuid", "name", "memory.total", "memory.used", "driver_version", "mig.mode.current")
-_NEWER_FIELDS = ("compute_cap",)  # drivers before 510 do not know it
+_FIELDS: tuple[str, ...] = (
+    "index",
+    "uuid",
+    "name",
+    "memory.total",
+    "memory.used",
+    "driver_version",
+    "mig.mode.current",
+)
+_ALL_FIELDS: tuple[str, ...] = (*_FIELDS, "compute_cap")  # which drivers before 510 do not know
 _APPLICATIONS = ("gpu_uuid", "pid", "process_name", "used_memory")
 _MIG_LINE = re.compile(r"MIG\s+(?P<profile>\S+)\s+Device\s+\d+:\s+\(UUID:\s*(?P<uuid>[^)\s]+)\)")
 _MIG_MEMORY = re.compile(r"\.(\d+)gb")
@@ -24,7 +32,8 @@ _MIG_MEMORY = re.compile(r"\.(\d+)gb")
 class Gpu:
     """Attributes:
     index: as ``nvidia-smi`` counts, in bus order.
-    memory, used: bytes; of a MIG slice by its profile's name.
+    memory, used: bytes, 0 where the driver does not say, as of memory shared with the CPU; of a MIG slice by its
+        profile's name.
     capability: compute capability, empty when the driver does not say.
     mig: whether it is cut into slices.
     """
@@ -99,21 +108,20 @@ def look(environment: Mapping[str, str]) -> Gpus:
     program = which("nvidia-smi", environment)
     if program is None:
         return Gpus(asked=False)
-    columns: tuple[str, ...] = (*_FIELDS, *_NEWER_FIELDS)
+    columns = _ALL_FIELDS
     answer = _query(program, "gpu", columns, environment)
     if not answer[0] and "not a valid field" in answer[1]:
         columns = _FIELDS
         answer = _query(program, "gpu", columns, environment)
     if not answer[0]:
         return Gpus(trouble=answer[1])
-    rows = list(_rows(answer[1], columns))
-    found = tuple(_gpu(row) for row in rows)
+    first = next(_rows(answer[1], columns), None)
     listed = run([program, "-L"], environment=environment, timeout_s=_TIMEOUT_S).out
     applications = _query(program, "compute-apps", _APPLICATIONS, environment)
     return Gpus(
-        found=found,
+        found=tuple(parse_gpus(answer[1], columns)),
         slices=tuple(parse_slices(listed)),
-        driver=version_in(rows[0]["driver_version"]) if rows else (),
+        driver=version_in(first["driver_version"]) if first else (),
         cuda=parse_cuda(run([program], environment=environment, timeout_s=_TIMEOUT_S).out),
         processes=tuple(parse_processes(applications[1])) if applications[0] else (),
     )
@@ -131,9 +139,9 @@ def _rows(text: str, columns: tuple[str, ...]) -> Iterator[dict[str, str]]:
             yield dict(zip(columns, (cell.strip() for cell in row), strict=True))
 
 
-def parse_gpus(text: str) -> list[Gpu]:
-    """The answer to all fields, as csv without header and units."""
-    return [_gpu(row) for row in _rows(text, (*_FIELDS, *_NEWER_FIELDS))]
+def parse_gpus(text: str, columns: tuple[str, ...] = _ALL_FIELDS) -> list[Gpu]:
+    """The answer to these fields, as csv without header and units."""
+    return [_gpu(row) for row in _rows(text, columns)]
 
 
 def _gpu(row: Mapping[str, str]) -> Gpu:

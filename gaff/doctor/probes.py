@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -77,7 +78,7 @@ def run(
 
 def which(name: str, environment: Mapping[str, str]) -> str | None:
     """Where a program of this name is on the PATH of ``environment``."""
-    return shutil.which(name, path=environment.get("PATH", ""))
+    return shutil.which(name, path=environment.get("PATH", os.defpath))
 
 
 def version_in(text: str) -> Version:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,7 +20,9 @@ from gaff.plan.estimates import gpu_count
 from gaff.plan.plan import Plan, build_plan
 from gaff.plan.settings import Device, GaffSettings
 from gaff.plan.typed import pipeline, tensor_parallel
+from gaff.trainers.neox.checkout import Checkout
 from gaff.trainers.neox.hostfile import find_hostfile
+from gaff.trainers.neox.trainer import NeoxTrainer
 from gaff.trainers.select import find_neox
 
 EMPTY = Config(neox={}, gaff=GaffSettings(reset_every=None))
@@ -33,6 +36,8 @@ class Subject:
     root: the run directory.
     neox_dir: the GPT-NeoX checkout, None when nobody says where one is.
     neox_python: the Python that has its packages.
+    named_by: what names the checkout: --neox-dir, gaff.neox_dir or GPT_NEOX_DIR; None for one that was installed.
+    python_named_by: what names the Python: gaff.neox_python or GPT_NEOX_PYTHON; None where nothing does.
     extensions: where ops compiled for it lie; None for torch's default.
     overrides: ``-o`` of the command line, for remedies that repeat it.
     """
@@ -44,6 +49,8 @@ class Subject:
     neox_python: str = sys.executable
     extensions: Path | None = None
     overrides: tuple[str, ...] = ()
+    named_by: str | None = None
+    python_named_by: str | None = None
     given_gpus: Gpus | None = field(default=None, compare=False)
 
     @property
@@ -62,6 +69,17 @@ class Subject:
     @property
     def on_gpus(self) -> bool:
         return self.trainer == "neox" and self.device == "gpu"
+
+    @property
+    def on_cpu(self) -> bool:
+        """Whether GPT-NeoX's packages are to be those for machines without GPUs."""
+        return self.device != "gpu" or not self.gpus.found
+
+    def install(self, *, for_checkout: bool = False) -> str:
+        """The command that gets GPT-NeoX, or an environment for the checkout that is named."""
+        named = for_checkout and self.named_by and self.neox_dir and Checkout(self.neox_dir).problem() is None
+        source = ["--source", str(self.neox_dir)] if named else []
+        return shlex.join(["gaff", "neox", "install", *source, *(["--cpu"] if self.on_cpu else [])])
 
     @property
     def save(self) -> Path:
@@ -93,13 +111,10 @@ class Subject:
 
     @property
     def search_path(self) -> str:
-        """PATH as a launch of GPT-NeoX sees it: first its Python, then the one that its environment is made of."""
-        path = self.environment.get("PATH", os.defpath)
-        if self.neox_dir is None or "/" not in self.neox_python:
-            return path
-        foundation = self.python.foundation
-        base = [str(foundation.config_script.parent)] if foundation else []
-        return os.pathsep.join([str(Path(self.neox_python).parent), *base, path])
+        """PATH as a launch of GPT-NeoX sees it."""
+        if self.neox_dir is None:
+            return self.environment.get("PATH", os.defpath)
+        return NeoxTrainer(self.neox_dir, self.neox_python).search_path(self.environment)
 
     def gpus_of_run(self) -> int:
         """GPUs over all nodes: what the config says, else those that this shell sees."""
@@ -134,8 +149,20 @@ def subject_of(
     subject = Subject(environment, config, root.absolute(), overrides=tuple(overrides))
     if subject.trainer == "bundled" or subject.contained:
         return subject
-    cpu = subject.device != "gpu" or not subject.gpus.found
-    found = find_neox(config or EMPTY, neox_dir, cpu=cpu)
+    gaff = (config or EMPTY).gaff
+    found = find_neox(config or EMPTY, neox_dir, cpu=subject.on_cpu)
     if found is None:
         return subject
-    return replace(subject, neox_dir=found.root, neox_python=found.python, extensions=found.extensions)
+    return replace(
+        subject,
+        neox_dir=found.root,
+        neox_python=found.python,
+        extensions=found.extensions,
+        named_by="--neox-dir" if neox_dir else _named("gaff.neox_dir", gaff.neox_dir, "GPT_NEOX_DIR"),
+        python_named_by=_named("gaff.neox_python", gaff.neox_python, "GPT_NEOX_PYTHON"),
+    )
+
+
+def _named(key: str, value: str | None, variable: str) -> str | None:
+    """Which of the two names something: the config's key wins over the variable."""
+    return key if value else variable if os.environ.get(variable) else None

@@ -74,3 +74,13 @@ class Schedule:
     def rate_after(self, steps: int) -> float:
         """:meth:`rate` with ``steps`` optimizer steps done."""
         return replace(self, num_iters=steps).rate()
+
+
+def end_of_decay(train_iters: int, decay_iters: int | None, decay_fraction: float | None) -> int:
+    """``end_iter`` as GPT-NeoX derives it from its keys (``megatron/training.py``, ``get_learning_rate_scheduler``).
+
+    ``lr_decay_iters``, else the whole part of ``train_iters * lr_decay_fraction``, else ``train_iters``; at least 1.
+    """
+    if decay_iters is None:
+        decay_iters = train_iters if decay_fraction is None else int(train_iters * decay_fraction)
+    return max(1, decay_iters)

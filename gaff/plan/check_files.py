@@ -83,7 +83,7 @@ def _tokenizer(config: Config) -> Iterator[Problem]:
         if path is None:
             what = f"tokenizer_type {name} needs `{key}`"
             yield config.problem("tokenizer-file-missing", key, what, f"add {key} with the tokenizer's file")
-        elif not Path(path).is_file():
+        elif not os.path.isfile(path):
             what = f"the tokenizer file {path} is not there"
             yield config.problem("tokenizer-file-missing", key, what, f"mend `{key}` or fetch the file")
         elif key == "vocab_file" and tokens_in_file(Path(path), tokenizer) is None:

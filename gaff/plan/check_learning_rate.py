@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 from gaff.errors import Problem
 from gaff.plan.check_schedule import segments_of
 from gaff.plan.config import Config
 from gaff.plan.learning_rate import DECAYING, LearningRate, added_decay_iters, learning_rate
-from gaff.plan.moments import moments
+from gaff.plan.moments import Moments, moments
 
 _OVERSHOOT = 2.0  # from which updates after a reset are told of
 
@@ -24,7 +25,7 @@ def check_learning_rate(config: Config) -> Iterator[Problem]:
         yield from _rises_again(config, rate)
         yield from _comes_not_down(config, rate)
         yield from _first_rate(config, rate)
-    yield from _overshoot(config, rate)
+    yield from _overshoot(config, moments(config, segments, rate), rate)
 
 
 def _rises_again(config: Config, rate: LearningRate) -> Iterator[Problem]:
@@ -74,18 +75,28 @@ def _first_rate(config: Config, rate: LearningRate) -> Iterator[Problem]:
         f"a warm-up of {s.warmup_iter:.3g} iterations ({s.warmup_iter / s.end_iter:.3g} of {s.end_iter}) makes {which}"
         f" use {s.rate_after(0):.3g}, {1 / s.warmup_iter:.3g} times the learning rate: GPT-NeoX divides by it"
     )
-    remedy = f"write warmup: 0, or at least {1 / s.end_iter:.2g}"
+    remedy = "write warmup: 0"
+    if s.end_iter > 1:
+        remedy += f", or at least {_rounded_up(1 / s.end_iter):g}"
     yield config.problem("warmup-below-one", "warmup", what, remedy)
 
 
-def _overshoot(config: Config, rate: LearningRate | None) -> Iterator[Problem]:
-    found = moments(config, rate)
-    if found is None or found.strongest <= _OVERSHOOT or found.peak is None:
+def _rounded_up(value: float) -> float:
+    """To two digits, so that what is written still reaches ``value``."""
+    unit = 10.0 ** (math.floor(math.log10(value)) - 1)
+    return math.ceil(value / unit) * unit
+
+
+def _overshoot(config: Config, found: Moments | None, rate: LearningRate | None) -> Iterator[Problem]:
+    if found is None or found.peak is None:
         return
-    step, factor = found.with_warmup or found.peak
+    too_short = rate is not None and 0 < rate.schedule.warmup_iter < 1  # tells of its own excess
+    step, factor = found.peak if too_short else found.with_warmup or found.peak
+    if factor <= _OVERSHOOT:
+        return
     what = (
         f"with betas [{found.beta1:g}, {found.beta2:g}] zeroed moments make updates {factor:.1f} times too large"
-        f" {step} steps after a reset (Adam's step count is shared, so nothing corrects their bias)"
+        f" at step {step} after a reset (Adam's step count is shared, so nothing corrects their bias)"
     )
     remedy = "use betas: [0.9, 0.95] as Pythia does, `moments: keep`, or "
     remedy += "a longer `warmup`" if found.with_warmup else "`lr_schedule: restart` with a warm-up that covers it"

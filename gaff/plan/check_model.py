@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from gaff.errors import Problem
 from gaff.plan.config import Config
-from gaff.plan.neox_keys import CHOICES
+from gaff.plan.neox_keys import CHOICES, attention_kinds
 from gaff.plan.parameters import FIRST_LAYER, parameter_sizes, select, selection, unusual_keys
 from gaff.plan.settings import NICKNAMES
 from gaff.plan.typed import at_least, flag, integer, mapping, pipeline, precision, tensor_parallel, text, word
@@ -46,7 +46,8 @@ def check_model(config: Config) -> Iterator[Problem]:
 def _shapes(config: Config) -> Iterator[Problem]:
     hidden, heads = integer(config, "hidden_size"), integer(config, "num_attention_heads")
     tensor = tensor_parallel(config)
-    if hidden and heads and heads > 0 and hidden % heads:
+    mamba = "mamba" in attention_kinds(config.get("attention_config"))  # has no heads, and GPT-NeoX asks for none
+    if hidden and heads and heads > 0 and hidden % heads and not mamba:
         what = f"`hidden_size: {hidden}` is not a multiple of num_attention_heads ({heads})"
         yield config.problem("hidden-heads", "hidden_size", what, "change one of them")
     if heads and heads > 0 and heads % tensor:

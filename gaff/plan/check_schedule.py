@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 from gaff.errors import Problem
 from gaff.plan.config import Config
-from gaff.plan.learning_rate import DECAYING, FLOAT32_MAX, decay_length
+from gaff.plan.learning_rate import DECAYING, HIGHEST_LR, LEAST_WARMUP, decay_length
 from gaff.plan.schedule import Segment, schedule
-from gaff.plan.typed import integer, number, word
+from gaff.plan.typed import integer, number, text, word
 
 MOST = 1_000_000  # segments or tags of one run; more is a slip of the pen, and would not fit into memory
 
@@ -90,17 +90,16 @@ def _learning_rate(config: Config) -> Iterator[Problem]:
     if warmup is not None and not 0 <= warmup <= 1:
         what = f"`warmup: {warmup}` is no fraction: GPT-NeoX multiplies it with the decay length"
         yield config.problem("warmup-fraction", "warmup", what, "write for example 0.01 for one hundredth")
+    elif warmup and warmup * (decay_length(config) or 1) < LEAST_WARMUP:
+        what = f"`warmup: {warmup}` is next to nothing, and GPT-NeoX divides the first learning rate by it"
+        yield config.problem("warmup-fraction", "warmup", what, "write 0 for none, or for example 0.01")
     yield from _no_decay(config)
     fraction = number(config, "lr_decay_fraction")
     if fraction is not None and not 0 < fraction <= 1:
         what = f"`lr_decay_fraction: {fraction}` is not between 0 and 1"
         yield config.problem("lr-decay-fraction", "lr_decay_fraction", what, "give the fraction of train_iters")
     lr, min_lr = number(config, "optimizer.params.lr"), number(config, "min_lr")
-    warm = (warmup or 0) * (decay_length(config) or 0)  # iterations
-    if lr is not None and 0 < warm < 1 and lr <= FLOAT32_MAX < lr / warm:
-        what = f"`warmup: {warmup}` makes the first learning rate infinite: GPT-NeoX divides by it"
-        yield config.problem("warmup-fraction", "warmup", what, "write 0 for none, or at least 0.0001")
-    if lr is not None and not 0 < lr <= FLOAT32_MAX:
+    if lr is not None and not 0 < lr <= HIGHEST_LR:
         what = f"`optimizer.params.lr: {lr}` is no usable learning rate"
         yield config.problem("lr-value", "optimizer.params.lr", what, "give one such as 1.0e-3")
     elif min_lr is not None and min_lr < 0:
@@ -113,7 +112,7 @@ def _learning_rate(config: Config) -> Iterator[Problem]:
 
 def _no_decay(config: Config) -> Iterator[Problem]:
     length = decay_length(config)
-    if number(config, "warmup") != 1 or word(config, "lr_decay_style") not in DECAYING or not length:
+    if number(config, "warmup") != 1 or text(config, "lr_decay_style") not in DECAYING or not length:
         return
     restart, segments = config.gaff.lr_schedule == "restart", segments_of(config)
     longest = max((segment.iterations for segment in segments), default=0)

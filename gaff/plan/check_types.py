@@ -13,7 +13,7 @@ from math import isfinite
 from gaff.errors import Problem
 from gaff.plan.config import Config
 from gaff.plan.gaff_values import describe
-from gaff.plan.neox_keys import CHOICES, KINDS, MAPPING, NUMERIC_LISTS
+from gaff.plan.neox_keys import ANY_CASE, CHOICES, KINDS, MAPPING, NUMERIC_LISTS
 from gaff.plan.settings import SCALES, usable_scale
 from gaff.plan.typed import mapping, mistyped, number, text
 
@@ -40,9 +40,15 @@ def check_types(config: Config) -> Iterator[Problem]:
         yield _wrong_type(config, key, kind, value)
     for key, choices in CHOICES.items():
         given = text(config, key)
-        if given is not None and given.lower() not in (choice.lower() for choice in choices):
+        if given is None or given in choices:
+            continue
+        meant = next((choice for choice in choices if choice.lower() == given.lower()), None)
+        if meant is None:
             what = f"`{key}: {given}` is not a choice of GPT-NeoX"
             yield config.problem("not-a-choice", key, what, f"write one of {', '.join(choices)}")
+        elif key not in ANY_CASE:
+            what = f"`{key}: {given}` passes GPT-NeoX's check, and is then taken for no choice that it knows"
+            yield config.problem("not-a-choice", key, what, f"write {meant}")
     for key, (allowed, is_good) in _RANGES.items():
         size = number(config, key)
         if size is not None and not is_good(size):

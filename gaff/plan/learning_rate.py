@@ -8,22 +8,22 @@ as long as no step is skipped: fp16 overflows do not count as steps of the sched
 
 from __future__ import annotations
 
-import math
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from gaff.plan.annealing import Schedule
+from gaff.plan.annealing import Schedule, end_of_decay
 from gaff.plan.config import Config
 from gaff.plan.schedule import Segment
-from gaff.plan.typed import integer, number, word
+from gaff.plan.typed import integer, number, text, word
 
 _DEFAULT_LR = 0.001  # GPT-NeoX's, where optimizer.params has no lr (megatron/neox_arguments/arguments.py)
 #: Styles whose rate falls; any other stays at ``start_lr``.
 DECAYING = ("linear", "cosine", "exponential")
-FLOAT32_MAX = 3.4e38  # the highest rate that an optimizer can use, about
+HIGHEST_LR = 3.4e38  # what float32 holds, about
+LEAST_WARMUP = 1e-30  # iterations; the first rate is divided by them
 _POINTS = 400  # in JSON, about
 
 
@@ -105,9 +105,8 @@ def learning_rate(config: Config, segments: Iterable[Segment]) -> LearningRate |
 def _schedule(config: Config) -> Schedule | None:
     """The schedule with no step done, as GPT-NeoX derives it from the config that GAFF hands to it.
 
-    ``end_iter`` is ``lr_decay_iters``, else the whole part of ``train_iters * lr_decay_fraction``, else
-    ``train_iters``; ``warmup_iter`` is ``warmup * end_iter``.  None when a number is unusable, and for OneBitAdam,
-    whose schedule is DeepSpeed's own.
+    ``warmup_iter`` is ``warmup * end_iter``.  None when a number is unusable, and for OneBitAdam, whose schedule is
+    DeepSpeed's own.
     """
     end = decay_length(config)
     lr = _DEFAULT_LR if config.get("optimizer.params.lr") is None else number(config, "optimizer.params.lr")
@@ -116,21 +115,21 @@ def _schedule(config: Config) -> Schedule | None:
         return None
     if lr <= 0 or low < 0 or word(config, "optimizer.type") == "onebitadam":
         return None
-    schedule = Schedule(lr, low, warmup * end, end, word(config, "lr_decay_style"), num_iters=0)
-    return schedule if math.isfinite(schedule.rate()) else None  # a warm-up next to nothing divides by itself
+    if lr > HIGHEST_LR or 0 < warmup * end < LEAST_WARMUP:
+        return None
+    # the style as it is spelt: GPT-NeoX takes `Cosine` for none that it knows, and so for constant
+    return Schedule(lr, low, warmup * end, end, text(config, "lr_decay_style") or "", num_iters=0)
 
 
 def decay_length(config: Config) -> int | None:
     """``end_iter``: iterations after which the decay is complete; None when its keys are missing or unusable."""
-    train_iters, fraction = integer(config, "train_iters"), number(config, "lr_decay_fraction")
-    length = train_iters
     if config.get("lr_decay_iters") is not None:
         length = integer(config, "lr_decay_iters")
-    elif (added := added_decay_iters(config)) is not None:
-        length = added
-    elif config.get("lr_decay_fraction") is not None:
-        length = int(train_iters * fraction) if train_iters and fraction and 0 < fraction <= 1 else None
-    return None if length is None else max(1, length)
+        return None if length is None else end_of_decay(0, length, None)
+    train_iters, fraction = integer(config, "train_iters"), number(config, "lr_decay_fraction")
+    if config.get("lr_decay_fraction") is not None and not (fraction and 0 < fraction <= 1):
+        return None
+    return None if train_iters is None else end_of_decay(train_iters, added_decay_iters(config), fraction)
 
 
 def added_decay_iters(config: Config) -> int | None:

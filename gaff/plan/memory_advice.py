@@ -10,7 +10,7 @@ from typing import Any
 from gaff.plan.config import Config
 from gaff.plan.gpu_memory import GpuMemory, gpu_memory
 from gaff.plan.model import ModelSize, model_size
-from gaff.plan.typed import at_least, flag, integer, pipeline, tensor_parallel, zero_stage
+from gaff.plan.typed import at_least, flag, integer, tensor_parallel, zero_stage
 
 _ROOM = 0.9  # of the GPU's memory that the estimate may fill
 _TENSOR_SIZES = (2, 4, 8)  # within one node
@@ -85,8 +85,3 @@ def _with(config: Config, changes: Mapping[str, Any]) -> Config:
 
 def _word(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def describe_parallelism(config: Config, replicas: int) -> str:
-    """``TP 1, PP 2, DP 8, ZeRO 1``."""
-    return f"TP {tensor_parallel(config)}, PP {max(1, pipeline(config))}, DP {replicas}, ZeRO {zero_stage(config)}"

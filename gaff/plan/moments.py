@@ -11,12 +11,13 @@ early ones, when s is still low, the factor is smaller.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from gaff.plan.config import Config
 from gaff.plan.learning_rate import LearningRate
+from gaff.plan.schedule import Segment
 from gaff.plan.typed import word
 
 #: Optimizers that correct the bias of their moments, by ``optimizer.type``; ``adamw`` is the bundled trainer's name.
@@ -25,7 +26,7 @@ _DEFAULT_BETAS = (0.9, 0.999)  # DeepSpeed's and torch's, when betas are not giv
 _TOLERANCE = 0.1  # within which the factor counts as settled
 _STEPS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 _FAR = 2**53  # steps
-_MOST_TRIED = 100_000  # steps looked at one by one; longer warm-ups lie far behind any peak
+_MOST_TRIED = 100_000  # steps looked at one by one; behind any peak a longer warm-up rises to its end
 
 
 @dataclass(frozen=True)
@@ -34,9 +35,9 @@ class Moments:
 
     Attributes:
         beta1, beta2: Adam's.
-        values: (t, factor) of a few steps after a reset.
-        peak: (t, factor) of the highest; None where the factor never exceeds 1.
-        settled: the first step from which on the factor is within a tenth of 1.
+        values: (t, factor) of a few steps after a reset, as far as they come before the next one.
+        peak: (t, factor) of the highest before the next reset; None where the factor never exceeds 1.
+        settled: the first step from which on the factor is within a tenth of 1; None where the next reset comes first.
         with_warmup: (t, factor x rate / start_lr) of the highest, where the learning rate's schedule begins anew after
             each reset; None where it does not.
     """
@@ -45,13 +46,8 @@ class Moments:
     beta2: float
     values: tuple[tuple[int, float], ...]
     peak: tuple[int, float] | None
-    settled: int
+    settled: int | None
     with_warmup: tuple[int, float] | None
-
-    @property
-    def strongest(self) -> float:
-        """The highest factor that updates come to, a restarted learning rate taken into account."""
-        return (self.with_warmup or self.peak or (0, 1.0))[1]
 
     def to_json(self) -> dict[str, Any]:
         def pair(value: tuple[int, float] | None) -> dict[str, Any] | None:
@@ -71,16 +67,20 @@ def _one_minus_power(beta: float, step: int) -> float:
     return 1.0 if beta == 0 else -math.expm1(step * math.log(beta))
 
 
-def moments(config: Config, rate: LearningRate | None) -> Moments | None:
-    """What zeroing moments does in this run; None where none are zeroed, or the optimizer corrects no bias."""
+def moments(config: Config, segments: Sequence[Segment], rate: LearningRate | None) -> Moments | None:
+    """What zeroing moments does in a run in these segments.
+
+    None where no moments are zeroed, or the optimizer corrects no bias.
+    """
     betas = _betas(config)
-    gaff = config.gaff
-    if betas is None or gaff.reset_every is None or gaff.moments != "zero":
+    longest = max((segment.iterations for segment in segments[1:]), default=0)  # until the next reset, or the end
+    if betas is None or not longest or config.gaff.moments != "zero":
         return None
     beta1, beta2 = betas
-    peak, settled = _peak(beta1, beta2), _settled(beta1, beta2)
-    values = tuple((t, factor(t, beta1, beta2)) for t in _STEPS)
-    return Moments(beta1, beta2, values, peak, settled, _with_restart(beta1, beta2, peak, rate))
+    peak, settled = _peak_until(longest, beta1, beta2), _settled(beta1, beta2)
+    values = tuple((t, factor(t, beta1, beta2)) for t in _STEPS if t <= longest)
+    with_restart = _with_restart(beta1, beta2, peak, rate, longest)
+    return Moments(beta1, beta2, values, peak, settled if settled <= longest else None, with_restart)
 
 
 def _betas(config: Config) -> tuple[float, float] | None:
@@ -97,6 +97,15 @@ def _peak(beta1: float, beta2: float) -> tuple[int, float] | None:
         return None
     at = _first(lambda t: factor(t + 1, beta1, beta2) <= factor(t, beta1, beta2))
     return at, factor(at, beta1, beta2)
+
+
+def _peak_until(longest: int, beta1: float, beta2: float) -> tuple[int, float] | None:
+    """The highest factor above 1 among the first ``longest`` steps."""
+    peak = _peak(beta1, beta2)
+    if peak is None or peak[0] <= longest:
+        return peak
+    highest = factor(longest, beta1, beta2)
+    return (longest, highest) if highest > 1 else None
 
 
 def _settled(beta1: float, beta2: float) -> int:
@@ -119,17 +128,17 @@ def _first(holds: Callable[[int], bool]) -> int:
 
 
 def _with_restart(
-    beta1: float, beta2: float, peak: tuple[int, float] | None, rate: LearningRate | None
+    beta1: float, beta2: float, peak: tuple[int, float] | None, rate: LearningRate | None, longest: int
 ) -> tuple[int, float] | None:
     """The highest factor x rate / start_lr after a restart: not later than both the peak and the warm-up's end."""
     if rate is None or not rate.restarts:
         return None
     schedule = rate.schedule
-    longest = max(stop - start for start, stop in list(rate.cycles())[1:])
     latest = max(peak[0] if peak else 1, int(schedule.warmup_iter) + 2)
 
     def scaled(t: int) -> float:
         return factor(t, beta1, beta2) * schedule.rate_after(t - 1) / schedule.start_lr
 
-    at = max(range(1, min(latest, longest, _MOST_TRIED) + 1), key=scaled)
+    last = min(latest, longest)
+    at = max((*range(1, min(last, _MOST_TRIED) + 1), last), key=scaled)
     return at, scaled(at)

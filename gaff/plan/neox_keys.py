@@ -97,7 +97,8 @@ INSIDE: Mapping[str, Kind] = {
     "bf16.enabled": BOOLEAN,
 }
 
-#: Keys with a fixed set of words; GPT-NeoX compares them without regard to case.
+#: Keys with a fixed set of words.  GPT-NeoX checks them without regard to case, and then mostly compares them exactly:
+#: `pos_emb: Rotary` trains without positions, `lr_decay_style: Cosine` at a constant rate.
 CHOICES: Mapping[str, tuple[str, ...]] = {
     "precision": ("fp16", "fp32", "bfloat16"),
     "norm": (
@@ -123,6 +124,9 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "data_impl": ("infer", "mmap", "cached"),
     "output_layer_parallelism": ("column",),
 }
+
+#: Those of them that it takes in capitals, too.
+ANY_CASE = ("tokenizer_type", "launcher")
 
 #: Defaults that GAFF's checks and estimates depend on.
 DEFAULTS: Mapping[str, Any] = {

@@ -68,5 +68,5 @@ def _absolute_container(container: ContainerSettings, cwd: Path) -> ContainerSet
 
 def _is_name(vocab_file: str, tokenizer: str, cwd: Path) -> bool:
     if tokenizer == "hfgpt2tokenizer":  # a folder, or a model's name on the Hugging Face hub
-        return not (cwd / vocab_file).exists()
+        return not os.path.exists(cwd / vocab_file)
     return tokenizer in _NO_VOCAB_PATH

@@ -148,7 +148,7 @@ def build_plan(config: Config, launcher: Mapping[str, Any] = MappingProxyType({}
         tags=tags(config, (segment.stop for segment in segments), train_iters),
         loader=None if gaff.trainer == "bundled" else loader_cost(sizes, segments),
         learning_rate=rate,
-        moments=moments(config, rate),
+        moments=moments(config, segments, rate),
         changes=planned_changes(config, segments, launcher),
         warnings=tuple(checks.warnings(config)),
     )
@@ -161,6 +161,7 @@ def problem_json(problem: Problem) -> dict[str, Any]:
         "id": problem.id,
         "what": problem.what,
         "remedy": problem.remedy,
+        "detail": list(problem.detail),
         "file": where.file if where else None,
         "line": where.line if where and where.line else None,
     }

@@ -8,6 +8,7 @@ GPT-NeoX pads this number up to a multiple of ``make_vocab_size_divisible_by`` t
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,7 +74,7 @@ def _tokens(tokenizer: str, vocab_file: str | None) -> tuple[int, str, bool] | N
     if not vocab_file:
         return None
     path = Path(vocab_file)
-    if not path.is_file():
+    if not os.path.isfile(path):
         size = _WELL_KNOWN_FILES.get(path.name)
         return None if size is None else (size, f"assumed: {path.name} is not here", True)
     size = tokens_in_file(path, tokenizer)

@@ -97,7 +97,7 @@ def text(config: Config, key: str) -> str | None:
 
 
 def word(config: Config, key: str) -> str:
-    """A text key in lower case, as GPT-NeoX compares its choices; empty when not given."""
+    """A text key in lower case; empty when not given."""
     return (text(config, key) or "").lower()
 
 

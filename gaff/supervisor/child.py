@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
 from pathlib import Path
 
 import psutil
 
 from gaff.errors import GaffError, Problem
 from gaff.supervisor import guardian
+from gaff.supervisor.log_reader import LogReader
 from gaff.supervisor.ranks import FAULT_HANDLER, build_locks, find_ranks, print_stacks
 from gaff.trainers.contract import Launch
 
@@ -24,37 +26,55 @@ RUN_ID = "GAFF_RUN_ID"  # in the environment of every process of a run
 _CLEAN_UP_S = 60.0  # for one command
 _STOP_WAIT_S = 30.0  # longer than the guardian's own grace
 
+#: What torchrun and its like set for one rank.  GAFF may run in a shell that has them still, and every process of a
+#: launch, its launchers too, would take itself for that rank.
+_OF_ONE_RANK = frozenset(
+    [
+        *("RANK", "LOCAL_RANK", "GROUP_RANK", "ROLE_RANK", "ROLE_NAME", "MASTER_PORT"),
+        *("WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE", "ROLE_WORLD_SIZE", "CROSS_RANK", "CROSS_SIZE"),
+    ]
+)
+
 
 class Child:
     """A trainer at work.  Use as a context manager: leaving the block ends every process of it."""
 
     def __init__(self, launch: Launch, log: Path, run_id: str) -> None:
-        self._log = log
-        self._read_to = 0
-        self._rest = b""
-        self._asked = False
+        self._asked_at: float | None = None
+        inherited = {name: value for name, value in os.environ.items() if not _is_of_one_rank(name)}
+        environment = {**inherited, **launch.env, **FAULT_HANDLER, RUN_ID: run_id}
         lifeline_read, self._lifeline = os.pipe()
-        environment = {**os.environ, **launch.env, **FAULT_HANDLER, RUN_ID: run_id}
+        self._output = open(log, "ab", buffering=0)  # noqa: SIM115 - closed on leaving the block
+        self.log = LogReader(log)
         # -I: what the launch puts on PYTHONPATH is for the trainer, not for the guardian
         command = [sys.executable, "-I", guardian.__file__, str(lifeline_read), "--", *launch.argv]
-        with open(log, "ab") as output:
+        try:
             self._process = subprocess.Popen(
                 command,
                 cwd=launch.cwd,
                 env=environment,
                 stdin=subprocess.DEVNULL,
-                stdout=output,
+                stdout=self._output,
                 stderr=subprocess.STDOUT,
                 pass_fds=(lifeline_read,),
                 start_new_session=True,  # Ctrl-C reaches the supervisor alone, which then decides
             )
-        os.close(lifeline_read)
+        except BaseException:
+            self._close()
+            raise
+        finally:
+            os.close(lifeline_read)
 
     def __enter__(self) -> Child:
         return self
 
     def __exit__(self, *error: object) -> None:
         self.stop()
+        self._close()
+
+    def _close(self) -> None:
+        self.log.close()
+        self._output.close()
         os.close(self._lifeline)
 
     @property
@@ -68,25 +88,32 @@ class Child:
 
     def ask_to_stop(self) -> None:
         """Ask the trainer to end.  Returns at once; the guardian kills what has not ended within its grace."""
-        if not self._asked:
-            self._asked = True
+        if self._asked_at is None:
+            self._asked_at = time.monotonic()
             self._process.terminate()
 
-    def stop(self) -> None:
-        """End the trainer, and wait until it has."""
-        if self._process.poll() is None:
-            self.ask_to_stop()
-            try:
-                self._process.wait(_STOP_WAIT_S)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
+    @property
+    def is_overdue(self) -> bool:
+        """Whether it was asked to end so long ago that not even SIGKILL seems to end it."""
+        return self._asked_at is not None and time.monotonic() - self._asked_at > _STOP_WAIT_S
+
+    def stop(self) -> int:
+        """End the trainer, and wait until it has, or until it is clear that it cannot.  Returns the exit code."""
+        self.ask_to_stop()
+        assert self._asked_at is not None
+        try:
+            return self._process.wait(max(0.0, self._asked_at + _STOP_WAIT_S - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            self.kill()
+            self._process.kill()
+            return self._process.wait()
 
     def kill(self) -> None:
         """End the trainer at once.  The guardian, which is left, then ends as well."""
-        for process in psutil.Process(self._process.pid).children(recursive=True):
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
+        with contextlib.suppress(psutil.NoSuchProcess):
+            for process in psutil.Process(self._process.pid).children(recursive=True):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
 
     def print_stacks(self) -> tuple[int, tuple[Path, ...]]:
         """Have the ranks print their Python stacks into the log, and die by it.
@@ -95,20 +122,12 @@ class Child:
         """
         ranks = find_ranks(self._process.pid)
         locks = build_locks(ranks)
-        print_stacks(self._process.pid, ranks, self._log)
+        print_stacks(self._process.pid, ranks, self._output)
         return len(ranks), locks
 
-    def new_lines(self, *, last: bool = False) -> Iterator[str]:
-        """Whole lines written since the previous call; with ``last`` also one that was never ended."""
-        with open(self._log, "rb") as file:
-            file.seek(self._read_to)
-            data = file.read()
-        self._read_to += len(data)
-        *lines, self._rest = (self._rest + data).split(b"\n")
-        if last and self._rest:
-            lines.append(self._rest)
-        for line in lines:
-            yield line.decode("utf-8", errors="replace")
+
+def _is_of_one_rank(name: str) -> bool:
+    return name in _OF_ONE_RANK or name.startswith("TORCHELASTIC_")
 
 
 def end_leftovers(run_id: str) -> list[int]:
@@ -142,14 +161,18 @@ def clean_up(launch: Launch) -> None:
     """Run the launch's commands that end what no kill here reaches.  They may fail; each has a minute."""
     environment = {name: value for name, value in {**os.environ, **launch.env}.items() if name != RUN_ID}
     for command in launch.clean_up:
-        with contextlib.suppress(OSError, subprocess.TimeoutExpired):
-            subprocess.run(
+        with contextlib.suppress(OSError):
+            process = subprocess.Popen(
                 command,
                 cwd=launch.cwd,
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
-                timeout=_CLEAN_UP_S,
-                check=False,
+                start_new_session=True,  # Ctrl-C must not keep it from its work, nor leave a part of it behind
             )
+            try:
+                process.wait(_CLEAN_UP_S)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()

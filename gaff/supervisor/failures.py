@@ -11,7 +11,7 @@ from gaff.checkpoint.completeness import why_unfinished
 from gaff.checkpoint.tag import tag_name
 from gaff.errors import GaffError, Interrupted, Location, Problem, TrainerError
 from gaff.supervisor.watch import Watch
-from gaff.trainers.fault_table import Weight
+from gaff.trainers.fault import Weight
 from gaff.trainers.faults import explain, weigh
 from gaff.trainers.hangs import Finding
 
@@ -30,13 +30,13 @@ class Ended:
     Attributes:
         code: the trainer's exit code, negative for a signal.
         stop: the iteration that it was to reach.
-        safe: the newest iteration that has a whole checkpoint.
+        safe: the newest iteration that has a whole checkpoint; None where nobody means to keep any.
         save, log: where its checkpoints and its output are.
     """
 
     code: int
     stop: int
-    safe: int
+    safe: int | None
     save: Path
     log: Path
 
@@ -75,25 +75,24 @@ def _killed(ended: Ended, watch: Watch, what: str) -> Interrupted:
     remedy = f"{advice}; then {_AGAIN}" if advice else _AGAIN
     said = _said(watch) if known else ""
     where = Location(str(ended.log), watch.error_line)
-    return Interrupted(
-        Problem("trainer-killed", f"{what}{said}; iteration {ended.safe} is safe", remedy, where, watch.detail())
-    )
+    return Interrupted(Problem("trainer-killed", f"{what}{said}{_safe(ended)}", remedy, where, watch.detail()))
 
 
 def _hung(ended: Ended, watch: Watch, finding: Finding) -> TrainerError:
     since = f"after iteration {watch.iteration}" if watch.iteration > watch.start else "before its first iteration"
     minutes = f"{watch.silence_minutes:g} minute{'' if watch.silence_minutes == 1 else 's'}"
-    what = (
-        f"{since} the trainer said nothing for {minutes} and was ended: {finding.standing};"
-        f" iteration {ended.safe} is safe"
-    )
+    what = f"{since} the trainer said nothing for {minutes} and was ended: {finding.standing}{_safe(ended)}"
     where = Location(str(ended.log))
     return TrainerError(Problem("trainer-silent", what, finding.remedy, where, finding.lines[:_MAX_PLACES]))
 
 
+def _safe(ended: Ended) -> str:
+    return "" if ended.safe is None else f"; iteration {ended.safe} is safe"
+
+
 def _no_checkpoint(ended: Ended, watch: Watch) -> TrainerError:
     tag = ended.save / tag_name(ended.stop)
-    state = why_unfinished(tag, ended.stop) if tag.is_dir() else "is not there"
+    state = (why_unfinished(tag, ended.stop) or "is whole") if tag.is_dir() else "is not there"
     idle = " without having trained" if ended.code == 0 and watch.iteration == watch.start else ""
     what = f"the trainer exited with {ended.code}{idle} and {tag.name} {state}{_said(watch)}"
     remedy = (explain(watch.error.message) if watch.error else None) or _READ_THE_LOG

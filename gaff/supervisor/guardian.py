@@ -29,6 +29,7 @@ import psutil
 
 GRACE_S = 10.0  # for ranks to end by themselves after SIGTERM, before SIGKILL
 _LINGER_S = 3.0  # for helpers (data loader workers) to go once the command has ended
+_DYING_S = 30.0  # for what SIGKILL was sent to; what hangs in the kernel longer is left to it
 
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36  # linux/prctl.h
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -78,7 +79,8 @@ def _end_leftovers() -> None:
     while _descendants() and time.monotonic() < deadline:
         _reap(0)
         time.sleep(0.05)
-    while left := _descendants():
+    deadline = time.monotonic() + _DYING_S
+    while (left := _descendants()) and time.monotonic() < deadline:
         _kill(left)
         _reap(0)
         time.sleep(0.02)

@@ -16,6 +16,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
+from gaff.errors import GaffError, Location, Problem
 from gaff.files import fsync_directory
 
 JOURNAL_NAME = "journal.jsonl"  # in the run directory
@@ -26,12 +27,21 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._begun = False
 
     def write(self, event: str, **fields: Any) -> None:
-        """Append one line and make it durable."""
+        """Append one line and make it durable.
+
+        Raises:
+            GaffError: what this object wrote before is no longer there: a new file would be a run without its history.
+        """
         now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
         line = json.dumps({"event": event, "time": now, "monotonic_s": round(monotonic(), 3), **fields})
         is_new = not self.path.exists()
+        if is_new and self._begun:
+            what = "is no longer this run's directory: its journal is gone"
+            remedy = "move it back, or carry the run on where it is now"
+            raise GaffError(Problem("run-moved", what, remedy, Location(str(self.path.parent))))
         with open(self.path, "ab+") as file:
             if file.tell() and not _ends_whole(self.path):
                 file.write(b"\n")
@@ -40,6 +50,7 @@ class Journal:
             os.fsync(file.fileno())
         if is_new:
             fsync_directory(self.path.parent)
+        self._begun = True
 
 
 def _ends_whole(path: Path) -> bool:

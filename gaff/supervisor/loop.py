@@ -7,12 +7,9 @@ at any point is carried on by the same code that would have gone on.
 
 from __future__ import annotations
 
-import signal
+import os
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from gaff import __version__
@@ -20,43 +17,21 @@ from gaff.checkpoint.surgery.learning_rate import RestartRequest, restart_lr
 from gaff.checkpoint.surgery.perform import Result, finish_interrupted
 from gaff.checkpoint.surgery.reset import ResetRequest, reset
 from gaff.checkpoint.tag import tag_name
-from gaff.errors import GaffError, Interrupted, Location, Problem
+from gaff.errors import GaffError, InputError, Interrupted, Location, Problem
 from gaff.files import make_directory_durably
 from gaff.plan.config import Config
 from gaff.plan.schedule import Reset, Segment
 from gaff.supervisor import progress
-from gaff.supervisor.child import Child, clean_up, end_leftovers
+from gaff.supervisor.child import RUN_ID, Child, clean_up, end_leftovers
 from gaff.supervisor.failures import Ended, failure
+from gaff.supervisor.follow import follow
 from gaff.supervisor.journal import Journal
 from gaff.supervisor.observer import Observer
 from gaff.supervisor.ports import ReservedPort, reserve_port
 from gaff.supervisor.run_directory import RunDirectory
+from gaff.supervisor.signals import Signals
 from gaff.supervisor.watch import Watch
 from gaff.trainers.contract import Launch, SegmentRequest, Trainer
-
-_POLL_S = 0.1  # how often the log is read; a line is seen this much late at most
-
-
-@dataclass
-class _Signals:
-    """What has come in from outside.  A second SIGINT means: at once."""
-
-    name: str | None = None
-    urgent: bool = False
-
-    def receive(self, number: int, frame: object) -> None:
-        self.urgent = self.name is not None
-        self.name = signal.Signals(number).name
-
-    @contextmanager
-    def caught(self) -> Iterator[None]:
-        """Catch SIGINT and SIGTERM while the block runs."""
-        before = {number: signal.signal(number, self.receive) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
 
 class Supervisor:
@@ -86,7 +61,7 @@ class Supervisor:
         self.trainer = trainer
         self.observer = observer
         self.journal = Journal(directory.journal)
-        self.signals = _Signals()
+        self.signals = Signals()
 
     def run(self) -> None:
         """Train and reset until ``train_iters``.
@@ -114,6 +89,9 @@ class Supervisor:
                 self.observer.close(outcome)
 
     def _start(self) -> None:
+        if RUN_ID in os.environ:
+            what = f"{RUN_ID} is set in this shell, and GAFF ends every process that has it when that run is cleared up"
+            raise InputError(Problem("marked-shell", what, f"unset {RUN_ID}"))
         self._end_leftovers()
         done = progress.judge(self.directory.save).iteration
         self.journal.write(
@@ -252,6 +230,10 @@ class Supervisor:
             watch = Watch(start, self.config.gaff.watch.silence_minutes, self.config.get("log_interval"))
             began = time.monotonic()
             code = self._run(launch, log, watch)
+        if watch.hung:
+            self.journal.write(
+                "trainer_silent", minutes=watch.silence_minutes, iteration=watch.iteration, ranks=watch.ranks_asked
+            )
         self.journal.write(
             "segment_exited", segment=segment.number, returncode=code, seconds=round(time.monotonic() - began, 3)
         )
@@ -267,37 +249,12 @@ class Supervisor:
         clean_up(launch)
         try:
             with Child(launch, log, self.run_id) as child:
-                return self._follow(child, watch)
+                return follow(
+                    child, watch, tell=self.observer.event, message=self.observer.message, signals=self.signals
+                )
         finally:
             clean_up(launch)
             self._end_leftovers()
-
-    def _follow(self, child: Child, watch: Watch) -> int:
-        """Read the log until the trainer has ended, or must be ended.  Returns its exit code."""
-        while True:
-            code = child.poll()  # before reading, so that the last lines are not missed
-            for line in child.new_lines(last=code is not None):
-                for event in watch.read(line):
-                    self.observer.event(event)
-            if code is not None:
-                return code
-            if self.signals.urgent:
-                child.kill()
-            elif self.signals.name or watch.fatal:
-                child.ask_to_stop()
-            elif watch.is_silent():
-                self._end_silent(child, watch)
-            time.sleep(_POLL_S)
-
-    def _end_silent(self, child: Child, watch: Watch) -> None:
-        minutes = watch.silence_minutes
-        self.observer.message(
-            f"no word from the trainer for {minutes:g} min: its ranks are told to say where they stand"
-        )
-        ranks, locks = child.print_stacks()
-        self.journal.write("trainer_silent", minutes=minutes, iteration=watch.iteration, ranks=ranks)
-        watch.hang(locks)
-        child.ask_to_stop()
 
     def _demand_checkpoint(self, segment: Segment, code: int, watch: Watch, log: Path) -> None:
         now = progress.judge(self.directory.save)

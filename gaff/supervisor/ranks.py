@@ -13,6 +13,7 @@ import signal
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
 
 import psutil
@@ -31,7 +32,7 @@ def find_ranks(guardian: int) -> list[psutil.Process]:
     Helpers that a rank forked, as for loading data, are none.
     """
     below = [p for p in psutil.Process(guardian).children(recursive=True) if _is_python(p)]
-    numbers = {p.pid: number for p in below if (number := _environment(p).get("RANK", "")).isdigit()}
+    numbers = {p.pid: number for p in below if (number := _environment(p).get("RANK", "")).isdecimal()}
     parents = {p.pid: _parent(p) for p in below}
     ranks = [p for p in below if p.pid in numbers and parents[p.pid] not in numbers]
     if ranks:
@@ -39,10 +40,11 @@ def find_ranks(guardian: int) -> list[psutil.Process]:
     return [p for p in below if p.pid not in parents.values()]
 
 
-def print_stacks(guardian: int, ranks: Sequence[psutil.Process], log: Path) -> None:
-    """Have each of ``ranks`` print its stacks to ``log``, one after the other so that they do not mix, and end by it.
+def print_stacks(guardian: int, ranks: Sequence[psutil.Process], log: FileIO) -> None:
+    """Have each of ``ranks`` print its stacks, one after the other so that they do not mix, and end by it.
 
-    Launchers are held meanwhile: they would end all ranks when the first one dies.
+    ``log`` is what they print to; whose stack comes next is written into it.  Launchers are held meanwhile: they would
+    end all ranks when the first one dies.
     """
     deadline = time.monotonic() + _ALL_PRINTING_S
     with _held(_launchers(guardian, ranks)):
@@ -116,10 +118,9 @@ def _owner(rank: psutil.Process, of: int) -> str:
     return "the trainer" if of == 1 else f"process {rank.pid}"
 
 
-def _print_stack(rank: psutil.Process, owner: str, log: Path, deadline: float) -> None:
+def _print_stack(rank: psutil.Process, owner: str, log: FileIO, deadline: float) -> None:
     state = str(rank.status())
-    with open(log, "ab") as file:  # the line before may have no end
-        file.write(f"\n{announcement(owner, rank.pid, state)}\n".encode())
+    log.write(f"\n{announcement(owner, rank.pid, state)}\n".encode())  # the line before may have no end
     with contextlib.suppress(psutil.Error, OSError, ValueError):
         rank.rlimit(resource.RLIMIT_CORE, _NO_CORE)
     rank.send_signal(signal.SIGABRT)

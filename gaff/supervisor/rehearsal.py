@@ -11,20 +11,22 @@ import shutil
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 
-from gaff.errors import InputError, Location, Problem, TrainerError
+from gaff.errors import GaffError, InputError, Problem, TrainerError
 from gaff.files import make_directory_durably
 from gaff.plan.config import Config
 from gaff.plan.plan import build_plan
 from gaff.plan.shrink import shrink
 from gaff.plan.typed import precision
 from gaff.supervisor.child import Child
+from gaff.supervisor.failures import Ended, failure
+from gaff.supervisor.follow import follow
 from gaff.supervisor.ports import reserve_port
-from gaff.trainers.contract import ErrorLogged, IterationLogged, SegmentRequest, Trainer
-from gaff.trainers.loglines import LogParser
+from gaff.supervisor.watch import Watch
+from gaff.trainers.contract import Event, IterationLogged, SegmentRequest, Trainer
 
 LEAST_RESETS, MOST_RESETS = 3, 8
 _MEASURED_ITERATIONS = 12
@@ -116,7 +118,7 @@ def prepare_rehearsal(
     corpus = prepare_corpus(config, root / "data")
     probe, _ = _small(config, trainer, corpus, ranks, _LEAST_ITERATIONS, LEAST_RESETS, root / "measure" / "checkpoints")
     say(f"measuring this machine with {_MEASURED_ITERATIONS} iterations")
-    speed = measure_speed(probe, trainer, root / "measure")
+    speed = measure_speed(probe, trainer, root / "measure", say)
     left = minutes * 60 * _MARGIN - (time.monotonic() - began)
     plan = build_plan(config)
     iterations, resets = fit(speed, left, most_resets=min(MOST_RESETS, len(plan.resets)))
@@ -149,7 +151,7 @@ def fit(speed: Speed, seconds: float, most_resets: int) -> tuple[int, int]:
     return per_segment * (resets + 1), resets
 
 
-def measure_speed(probe: Config, trainer: Trainer, folder: Path) -> Speed:
+def measure_speed(probe: Config, trainer: Trainer, folder: Path, say: Callable[[str], None]) -> Speed:
     """Launch the trainer for a few iterations in ``folder``, which is removed afterwards.
 
     Raises:
@@ -158,47 +160,43 @@ def measure_speed(probe: Config, trainer: Trainer, folder: Path) -> Speed:
     shutil.rmtree(folder, ignore_errors=True)
     make_directory_durably(folder)
     save = folder / "checkpoints"
-    port = reserve_port(str(folder))
-    request = SegmentRequest(0, _MEASURED_ITERATIONS, save, folder, port.number, "rehearsal")
-    log = folder / "measure.log"
-    wall, times, error = _timed_probe(trainer, probe, request, log)
-    if _COMPILED in log.read_text(encoding="utf-8", errors="replace"):  # once on a machine, not at each start
-        shutil.rmtree(save, ignore_errors=True)
-        log = folder / "measure-again.log"
-        wall, times, error = _timed_probe(trainer, probe, request, log)
-    port.close()
-    if len(times) < 2:
-        what = f"the trainer did not run on this machine ({error or 'no iteration was logged'})"
-        raise TrainerError(Problem("trainer-failed", what, "read its log", Location(str(log))))
-    iteration = statistics.median(times[1:])  # the first one warms up
+    with reserve_port(str(folder)) as port:
+        request = SegmentRequest(0, _MEASURED_ITERATIONS, save, folder, port.number, "rehearsal")
+        log = folder / "measure.log"
+        measured = _measure(trainer, probe, request, log, say)
+        if _COMPILED in log.read_text(encoding="utf-8", errors="replace"):  # once on a machine, not at each start
+            shutil.rmtree(save, ignore_errors=True)
+            measured = _measure(trainer, probe, request, folder / "measure-again.log", say)
     shutil.rmtree(folder, ignore_errors=True)
+    return measured
+
+
+def _measure(trainer: Trainer, probe: Config, request: SegmentRequest, log: Path, say: Callable[[str], None]) -> Speed:
+    """One launch.
+
+    Raises:
+        TrainerError: it logged too few iterations.
+    """
+    times: list[float] = []
+
+    def note(event: Event) -> None:
+        if isinstance(event, IterationLogged) and event.ms_per_iteration:
+            times.append(event.ms_per_iteration / 1000)
+
+    watch = Watch(request.start, probe.gaff.watch.silence_minutes)
+    began = time.monotonic()
+    with Child(trainer.prepare(probe, request), log, run_id=f"measure-{request.master_port}") as child:
+        code = follow(child, watch, tell=note, message=say)
+    wall = time.monotonic() - began
+    if len(times) < 2:
+        raise _did_not_run(failure(Ended(code, request.stop, None, request.save, log), watch))
+    iteration = statistics.median(times[1:])  # the first one warms up
     return Speed(max(0.0, wall - iteration * _MEASURED_ITERATIONS), iteration)
 
 
-def _timed_probe(
-    trainer: Trainer, probe: Config, request: SegmentRequest, log: Path
-) -> tuple[float, list[float], str | None]:
-    """Seconds of the whole launch, then as :func:`_run_probe`."""
-    began = time.monotonic()
-    times, error = _run_probe(trainer, probe, request, log)
-    return time.monotonic() - began, times, error
-
-
-def _run_probe(trainer: Trainer, probe: Config, request: SegmentRequest, log: Path) -> tuple[list[float], str | None]:
-    """Seconds per iteration as logged, and the last error line."""
-    parser, times, error = LogParser(), [], None
-    with Child(trainer.prepare(probe, request), log, run_id="rehearsal-measure") as child:
-        while True:
-            code = child.poll()
-            for line in child.new_lines(last=code is not None):
-                for event in parser.feed(line):
-                    if isinstance(event, IterationLogged) and event.ms_per_iteration:
-                        times.append(event.ms_per_iteration / 1000)
-                    elif isinstance(event, ErrorLogged):
-                        error = event.message
-            if code is not None:
-                return times, error
-            time.sleep(0.05)
+def _did_not_run(error: GaffError) -> TrainerError:
+    (problem,) = error.problems
+    return TrainerError(replace(problem, id="trainer-failed", what=f"the measurement failed: {problem.what}"))
 
 
 def prepare_corpus(config: Config, folder: Path) -> Corpus:

@@ -106,8 +106,9 @@ class RunDirectory:
         return self.root / "segments" / f"{number:04d}"
 
     def attempts(self, number: int) -> int:
-        """How often segment ``number`` was launched so far."""
-        return len(list(self.segment(number).glob("attempt-*.log")))
+        """How often segment ``number`` was launched so far, by its logs; of which somebody may have deleted some."""
+        numbers = (path.stem.removeprefix("attempt-") for path in self.segment(number).glob("attempt-*.log"))
+        return max((int(text) for text in numbers if text.isdecimal()), default=0)
 
 
 def run_directory(root: Path, config: Config) -> RunDirectory:

@@ -15,6 +15,7 @@ from gaff.trainers.loglines import LogParser
 from gaff.trainers.stacks import StackReader
 
 _MAX_DETAIL, _MAX_LINE = 5, 200
+_SLOW_LOG = 3  # a hang is no shorter than so many of the run's own intervals between iteration lines
 
 
 class Watch:
@@ -22,7 +23,7 @@ class Watch:
 
     Args:
         start: the iteration that the trainer was told to start from.
-        silence_minutes: after so long without a line :meth:`is_silent` says so; None for never.
+        silence_minutes: after so long without a word :meth:`is_silent` says so; None for never.
         log_interval: iterations between two iteration lines, as far as known.
         clock: seconds, never set back.
 
@@ -32,6 +33,7 @@ class Watch:
         stopped: the trainer said that it stops by itself.
         lines: how many lines were read.
         hung: it was silent for too long; see :meth:`hang`.
+        ranks_asked: how many ranks were then told to say where they stand.
     """
 
     def __init__(
@@ -49,10 +51,12 @@ class Watch:
         self.stopped = False
         self.lines = 0
         self.hung = False
+        self.ranks_asked = 0
         self._locks: tuple[Path, ...] = ()
         self._log_interval = log_interval
         self._clock = clock
         self._heard = clock()
+        self._line_s = 0.0  # from one iteration line to the next, as the newest one tells
         self._parser = LogParser()
         self._stacks = StackReader()
         self._errors: list[tuple[int, ErrorLogged]] = []
@@ -62,22 +66,27 @@ class Watch:
 
         What comes after a hang are the ranks' stacks and their end, and means nothing more.
         """
-        self._heard = self._clock()
+        self.hear()
         self.lines += 1
-        self._stacks.feed(line)
         if self.hung:
+            self._stacks.feed(line)
             return []
         return [self._take(event) for event in self._parser.feed(line)]
 
+    def hear(self) -> None:
+        """Something was written, if only a part of a line, as by a progress bar."""
+        self._heard = self._clock()
+
     def is_silent(self) -> bool:
-        """Whether there was no line for too long."""
+        """Whether nothing was heard for too long: ``silence_minutes``, and more than a slow run's own log takes."""
         if self.silence_minutes is None or self.hung:
             return False
-        return self._clock() - self._heard > self.silence_minutes * 60
+        return self._clock() - self._heard > max(self.silence_minutes * 60, _SLOW_LOG * self._line_s)
 
-    def hang(self, locks: Sequence[Path]) -> None:
-        """The ranks were told to print their stacks and end.  ``locks``: see :func:`gaff.trainers.hangs.judge`."""
+    def hang(self, ranks: int, locks: Sequence[Path]) -> None:
+        """So many ranks were told to print their stacks and end.  ``locks``: see :func:`gaff.trainers.hangs.judge`."""
         self.hung = True
+        self.ranks_asked = ranks
         self._locks = tuple(locks)
 
     @property
@@ -124,6 +133,7 @@ class Watch:
             self.iteration = max(self.iteration, event.iteration)
             if self._is_partial(event.iteration):
                 return replace(event, loss=None, losses={}, ms_per_iteration=None, samples_per_s=None)
+            self._line_s = (event.ms_per_iteration or 0) / 1000 * (self._log_interval or 1)
         return event
 
     def _is_partial(self, iteration: int) -> bool:

@@ -120,7 +120,8 @@ class Launch:
 
     Attributes:
         argv, cwd: of the process to start.
-        env: only what is added to or changed in the supervisor's environment.
+        env: only what is added to or changed in the supervisor's environment, which is handed on without the variables
+            of one rank (RANK and its like), should a shell have these left over.
         clean_up: commands that end what no kill of the launch's processes reaches (a container belongs to its daemon).
             Run before the launch, in case an earlier one was killed, and after it; they may fail.
     """

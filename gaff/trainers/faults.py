@@ -6,7 +6,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from gaff.trainers.contract import ErrorLogged
-from gaff.trainers.fault_table import FAULTS, Weight
+from gaff.trainers.fault import Weight
+from gaff.trainers.fault_table import FAULTS
 
 _ALONE = tuple(fault for fault in FAULTS if fault.alone)
 _MAX_MESSAGE = 600

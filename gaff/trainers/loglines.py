@@ -33,7 +33,7 @@ from gaff.trainers.tracebacks import TracebackReader
 _ANSI = re.compile(r"\x1b(?:\[[0-9;?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\))")
 
 # GPT-NeoX prints the text of every config file in one line of its argument table; a comment in there is no event.
-_ECHO = re.compile(r"^\s*(?:[\w.-]+: )?\s*config_files \.{3,}|--(?:megatron|deepspeed)_config[ =']")
+_ECHO = re.compile(r"^\s*(?:[\w.-]+:\s+)?config_files \.{3,}|--(?:megatron|deepspeed)_config[ =']")
 
 # --- the iteration line (megatron/logging.py, training_log) ---
 
@@ -43,6 +43,9 @@ _LINE_END = re.compile(r"number of nan iterations:\s*(\d+)")
 _LOSS = re.compile(r" (?P<name>[A-Za-z_][\w./ -]*?): (?P<value>-?\d\.\d{6}E[+-]\d{2,3}|[+-]?(?:NAN|INF))")
 _MAIN_LOSS = "lm_loss"
 _MAX_LINES_HELD = 4
+_MAX_READ = 1 << 18  # characters of a line at a time
+_MAX_SHOWN = 600  # of a line that a person is shown
+_MAX_MESSAGES = 10_000  # that are told apart; a trainer that raises more kinds of errors says nothing new by them
 
 
 def _number(pattern: str) -> Callable[[str], float | None]:
@@ -157,7 +160,7 @@ class LogParser:
             return [raised]
         alone = stands_alone(text)
         if alone is not None:
-            return [ErrorLogged(alone, (text.strip(),))]
+            return [ErrorLogged(alone, (text.strip()[:_MAX_SHOWN],))]
         return self._death(text)
 
     def _death(self, text: str) -> list[Event]:
@@ -204,7 +207,7 @@ class LogParser:
             return True
         text = event.tag if isinstance(event, CheckpointSaved) else re.sub(r"\d+", "#", event.message)
         key = (type(event), text)
-        if key in self._seen:
+        if key in self._seen or len(self._seen) >= _MAX_MESSAGES:
             return False
         self._seen.add(key)
         return True
@@ -219,10 +222,10 @@ def read_events(lines: Iterable[str]) -> Iterator[Event]:
 
 
 def read_log(path: Path) -> Iterator[Event]:
-    """All events of a log file.  Bytes that are no UTF-8 are replaced, not refused.
+    """All events of a log file.  Bytes that are no UTF-8 are replaced, not refused, endless lines read in pieces.
 
     Raises:
         OSError: the file cannot be read.
     """
     with path.open(encoding="utf-8", errors="replace") as stream:
-        yield from read_events(stream)
+        yield from read_events(iter(lambda: stream.readline(_MAX_READ), ""))

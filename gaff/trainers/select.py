@@ -49,7 +49,7 @@ def find_neox(config: Config, neox_dir: Path | None, *, cpu: bool) -> NeoxTraine
     if config.gaff.container is not None:
         container = config.gaff.container
         return NeoxTrainer(Path(container.neox_dir), container.python)
-    python = config.gaff.neox_python or os.environ.get("GPT_NEOX_PYTHON")
+    python = config.gaff.neox_python or _absolute(os.environ.get("GPT_NEOX_PYTHON"))
     named = neox_dir or config.gaff.neox_dir or os.environ.get("GPT_NEOX_DIR")
     checkout = Path(named).absolute() if named else None
     installed = find(cpu, checkout=checkout) or (None if named else find(not cpu))
@@ -57,6 +57,11 @@ def find_neox(config: Config, neox_dir: Path | None, *, cpu: bool) -> NeoxTraine
         own = python is None or python == installed.python
         return NeoxTrainer(installed.checkout, python or installed.python, installed.extensions if own else None)
     return NeoxTrainer(checkout, python) if checkout else None
+
+
+def _absolute(python: str | None) -> str | None:
+    """A relative path is meant from here, not from GPT-NeoX's directory, where it is started; a name is one on PATH."""
+    return os.path.abspath(python) if python and os.sep in python else python or None
 
 
 def select_for_rehearsal(config: Config, asked: TrainerName, neox_dir: Path | None = None) -> Trainer:

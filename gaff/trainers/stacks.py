@@ -89,7 +89,7 @@ class StackReader:
         if thread:
             threads.append((thread["current"] == "Current thread", []))
         elif threads and (frame := _FRAME.search(line)):
-            number = int(frame["line"]) if frame["line"].isdigit() else 0
+            number = int(frame["line"]) if frame["line"].isdecimal() else 0
             threads[-1][1].append(Frame(frame["file"], number, frame["function"]))
 
     def stacks(self) -> tuple[Stack, ...]:

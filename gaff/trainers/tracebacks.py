@@ -64,16 +64,19 @@ class TracebackReader:
             file = PurePath(frame["file"]).name
             traceback.place = f"{frame['function'].strip()} ({file}:{frame['line']})"
             traceback.source = ""
-            traceback.lines = (prefix + " " * bool(prefix) + text,)
+            traceback.lines = (_shown(prefix, text),)
         elif text[:1].isspace():
             if not _MARKERS.match(text) and not traceback.source:
-                traceback.source = text.strip()
-                traceback.lines += (prefix + " " * bool(prefix) + text,)
+                traceback.source = text.strip()[:_MAX_MESSAGE]
+                traceback.lines += (_shown(prefix, text),)
         elif _RAISED.match(text.rstrip()):
             del self._open[prefix]
-            said = (prefix + " " * bool(prefix) + text)[:_MAX_MESSAGE]
-            return ErrorLogged(_sentence(text.strip(), traceback), (*traceback.lines, said))
+            return ErrorLogged(_sentence(text.strip(), traceback), (*traceback.lines, _shown(prefix, text)))
         return None
+
+
+def _shown(prefix: str, text: str) -> str:
+    return (f"{prefix} {text}" if prefix else text)[:_MAX_MESSAGE]
 
 
 def _sentence(raised: str, traceback: _Open) -> str:

@@ -96,6 +96,20 @@ def test_a_config_that_cannot_be_read_is_wrong_input(project: Path, capsys: pyte
     assert "absent.yml" in capsys.readouterr().err
 
 
+def test_overrides_without_a_config_are_wrong_usage(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "-o", "train_iters=1"]) == 2
+    assert "add --config FILE" in capsys.readouterr().err
+
+
+def test_a_full_disk_is_told(project: Path) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("there is no /dev/full")
+    with open("/dev/full", "wb") as full:
+        words = [sys.executable, "-m", "gaff", "doctor", "--json"]
+        done = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True, timeout=120)
+    assert (done.returncode, "No space left on device" in done.stderr) == (1, True)
+
+
 def test_the_report_as_text() -> None:
     text = render(
         [

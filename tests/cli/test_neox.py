@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,9 @@ from typing import Any
 import pytest
 
 from gaff.cli.main import main
+from gaff.doctor.subject import EMPTY
 from gaff.trainers.neox.versions import PINNED_COMMIT
+from gaff.trainers.select import find_neox
 from tests.trainers.neox.install_parts import git, write_repository, write_tree
 
 
@@ -126,6 +130,10 @@ def test_state_of_checkout_and_packages_is_told(
 
     assert main(["neox", "info", "--neox-dir", str(tree)]) == 1
     said = capsys.readouterr().out
+    assert "ops      in torch's own directory" in said
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tree))
+    assert main(["neox", "info", "--neox-dir", str(tree)]) == 1
+    assert "ops      none compiled" in capsys.readouterr().out
     assert "1 differ: M train.py" in said
     assert "deepspeed 0.1 (not tested)" in said
     assert f"gaff neox install --source {tree}" in said
@@ -155,3 +163,80 @@ def test_a_wrong_source_is_one_sentence_and_exit_code_2(capsys: pytest.CaptureFi
         "gaff: /no/such/place: there is no such directory, and it is no URL either; "
         "name a GPT-NeoX checkout or git repository.\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--home", "~no-such-user/x"], "the system knows no home directory `~no-such-user`"),
+        (["--source", "~no-such-user/x"], "the system knows no home directory `~no-such-user`"),
+        (["--torch", "torch=='2"], "cannot be read as a shell does"),
+        (["--torch", "--index-url URL"], "--torch names no torch"),
+        (["--torch", " "], "--torch names no torch"),
+        (["--python", "no-such-python"], "no-such-python does not run as a Python (No such file or directory)"),
+    ],
+)
+def test_wrong_options_are_one_sentence_each(capsys: pytest.CaptureFixture[str], words: list[str], told: str) -> None:
+    assert main(["neox", "install", "--cpu", "--dry-run", *words]) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert told in line
+
+
+def test_options_given_empty_count_as_not_given(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["neox", "install", "--cpu", "--dry-run", "--ref", "", "--source", "", "--python", ""]) == 0
+    assert PINNED_COMMIT[:12] in capsys.readouterr().out
+
+
+def test_a_home_that_cannot_be_known_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("GAFF_HOME", "~no-such-user/x")
+    assert main(["neox", "info"]) == 2
+    assert "write the path in full" in capsys.readouterr().err
+
+
+def test_info_takes_a_tilde_as_install_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert info(capsys, "--home", "~/x")[1]["home"] == str(tmp_path / "x")
+
+
+def test_a_record_that_lacks_half_is_no_installation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = tmp_path / "home" / "neox" / "x"
+    root.mkdir(parents=True)
+    (root / "installation.json").write_text('{"schema": "gaff.neox-installation/1", "checkout": 5}')
+    assert info(capsys)[1]["installations"] == []
+
+
+def test_info_describes_what_a_run_on_gpus_takes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    python = str(bare_python(tmp_path / "python", []))
+    trees = {name: write_tree(tmp_path / name) for name in ("gpu", "cpu")}
+    install_by_hand(tmp_path / "home", "a-cpu", trees["cpu"], python, "2026-01-02T00:00:00+00:00")
+    older = install_by_hand(tmp_path / "home", "a", trees["gpu"], python, "2026-01-01T00:00:00+00:00")
+    record = json.loads((older / "installation.json").read_text())
+    (older / "installation.json").write_text(json.dumps({**record, "device": "gpu"}))
+    found = find_neox(EMPTY, None, cpu=False)
+    assert found is not None
+    assert info(capsys)[1]["in_use"]["checkout"] == str(found.root) == str(trees["gpu"])
+
+
+def test_remedies_of_info_work_when_they_are_typed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tree, home = write_tree(tmp_path / "a tree"), tmp_path / "other home"
+    monkeypatch.setenv("GPT_NEOX_PYTHON", str(bare_python(tmp_path / "python", ["ftfy"])))
+    main(["neox", "info", "--neox-dir", str(tree), "--home", str(home)])
+    [line] = [line for line in capsys.readouterr().out.splitlines() if "mend it" in line]
+    assert f"unset GPT_NEOX_PYTHON; gaff neox install --home '{home}' --source '{tree}'" in line
+    monkeypatch.setenv("GPT_NEOX_PYTHON", str(tmp_path / "none"))
+    main(["neox", "info", "--neox-dir", str(tree)])
+    [line] = [line for line in capsys.readouterr().out.splitlines() if "mend it" in line]
+    assert line.split(maxsplit=2)[2] == "unset GPT_NEOX_PYTHON, or name another there"
+
+
+def test_paths_that_standard_output_cannot_show_are_no_crash(tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "GAFF_HOME": str(tmp_path / "h\u00e9")}
+    done = subprocess.run([sys.executable, "-m", "gaff", "neox", "info"], env=environment, capture_output=True)
+    assert (done.returncode, done.stderr) == (1, b"")
+    assert b"/h?" in done.stdout

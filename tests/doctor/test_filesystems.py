@@ -57,3 +57,7 @@ def test_a_full_disk_is_an_error_not_a_speed(tiny_disk: Path) -> None:
     with pytest.raises(OSError, match="No space left"):
         write_speed(tiny_disk)
     assert list(tiny_disk.iterdir()) == []
+
+
+def test_a_path_that_the_system_refuses_lies_on_what_is_above_it(tmp_path: Path) -> None:
+    assert existing(tmp_path / ("x" * 300) / "y") == tmp_path

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,8 +13,10 @@ import pytest
 from gaff.doctor.neox_python import ask_neox_python, requirement
 from gaff.doctor.subject import Subject, subject_of
 from gaff.plan.config import load_config
+from gaff.trainers.neox.trainer import NeoxTrainer
 from tests.doctor.conftest import a100s
 from tests.plan.conftest import load, project, write
+from tests.trainers.neox.install_parts import write_tree
 
 __all__ = ["load", "project", "write"]
 
@@ -40,6 +43,33 @@ def test_which_gpt_neox(load: Callable[..., Any], project: Path, monkeypatch: py
     named = subject_of(load("gaff.neox_dir=there", "gaff.neox_python=/py"), None, None, {"PATH": ""})
     assert (named.neox_dir, named.neox_python) == (project / "there", "/py")
     assert subject_of(load("gaff.neox_dir=there"), Path("/option"), None, {"PATH": ""}).neox_dir == Path("/option")
+
+
+def test_what_names_it_and_what_installs_for_it(
+    load: Callable[..., Any], project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nothing = subject_of(None, None, None, {"PATH": ""})
+    assert (nothing.named_by, nothing.install(for_checkout=True)) == (None, "gaff neox install --cpu")
+    monkeypatch.setenv("GPT_NEOX_DIR", "/no/checkout")
+    assert "--source" not in subject_of(None, None, None, {"PATH": ""}).install(for_checkout=True)
+    tree = write_tree(tmp_path / "a tree")
+    monkeypatch.setenv("GPT_NEOX_DIR", str(tree))
+    named = subject_of(None, None, None, {"PATH": ""})
+    assert (named.named_by, named.python_named_by, named.install()) == ("GPT_NEOX_DIR", None, "gaff neox install --cpu")
+    assert named.install(for_checkout=True) == f"gaff neox install --source '{tree}' --cpu"
+    monkeypatch.setenv("GPT_NEOX_PYTHON", "/from/variable")
+    config = load("gaff.neox_dir=there", "gaff.neox_python=/py", "gaff.device=cpu")
+    both = subject_of(config, None, None, {"PATH": ""})
+    assert (both.named_by, both.python_named_by) == ("gaff.neox_dir", "gaff.neox_python")
+    assert subject_of(config, Path("/option"), None, {"PATH": ""}).named_by == "--neox-dir"
+    assert replace(both, given_gpus=a100s(1)).on_cpu
+    assert not replace(named, given_gpus=a100s(1)).on_cpu
+
+
+def test_the_search_path_is_that_of_a_launch() -> None:
+    subject = Subject({"PATH": "/usr/bin"}, neox_dir=Path("/neox"), neox_python=sys.executable)
+    assert subject.search_path == NeoxTrainer(Path("/neox"), sys.executable).search_path({"PATH": "/usr/bin"})
+    assert Subject({}).search_path == os.defpath
 
 
 def test_what_is_not_looked_at(load: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,9 +104,7 @@ def test_gaffs_own_python_answers() -> None:
 
 
 def test_a_python_that_is_none(tmp_path: Path) -> None:
-    assert ask_neox_python(str(tmp_path / "python")).trouble == "[Errno 2] No such file or directory: " + repr(
-        str(tmp_path / "python")
-    )
+    assert ask_neox_python(str(tmp_path / "python")).trouble == "No such file or directory"
 
 
 def test_requirements_of_the_tested_set() -> None:

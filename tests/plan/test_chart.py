@@ -70,3 +70,9 @@ def test_a_run_shorter_than_the_picture_is_drawn_too() -> None:
 def test_ascii_is_ascii() -> None:
     lines = draw(LearningRate(LINEAR, (3600,), 7200), [3600], unicode=False)
     assert "\n".join(lines).isascii()
+
+
+@pytest.mark.parametrize(("length", "axis"), [(1, "1 1"), (2, "1 2"), (4, "1 2 4")])
+def test_the_axis_of_a_very_short_run_counts_upwards(length: int, axis: str) -> None:
+    lines = draw(LearningRate(LINEAR, (), length), [], unicode=True)
+    assert lines[-1].split() == ["iteration", *axis.split()]

@@ -50,6 +50,11 @@ WRONG = [
     ("eval_iters: 0", "lr_decay_fraction: 2", "lr-decay-fraction", 31, "not between 0 and 1"),
     ("min_lr: 0.0001", "min_lr: 0.1", "min-lr-above-lr", 27, "above the learning rate"),
     ("lr: 0.001", "lr: -1", "lr-value", 24, "no usable learning rate"),
+    ("lr: 0.001", "lr: 1.0e+300", "lr-value", 24, "no usable learning rate"),
+    ("min_lr: 0.0001", "min_lr: -0.0001", "lr-value", 27, "no usable learning rate"),
+    ("eval_iters: 0", "warmup: 1.0e-300", "warmup-fraction", 31, "next to nothing"),
+    ("lr_decay_style: cosine", "lr_decay_style: Cosine", "not-a-choice", 28, "write cosine"),
+    ("pos_emb: rotary", "pos_emb: Rotary", "not-a-choice", 12, "write rotary"),
     ("checkpoint_factor: 100", "checkpoint_factor: 0", "checkpoint-factor", 5, "whole number"),
     ("checkpoint_factor: 100", "checkpoint_factor: 2.5", "checkpoint-factor", 5, "whole number"),
     ("eval_iters: 0", "save: runs/global_step/x", "directory-unusable", 31, "the name of a tag"),
@@ -376,6 +381,27 @@ def test_what_runs_otherwise_than_it_reads_gets_a_warning(
     [warning] = warned(old, new)
     assert (warning.id, warning.where) == (id, Location("run.yml", line))
     assert problems(old, new) == []
+
+
+def test_mamba_needs_no_heads_that_divide_its_width(load: Load) -> None:
+    odd = ["num_attention_heads=3", "gaff.reset_every=never"]
+    assert "hidden-heads" in {problem.id for problem in check(load(*odd))}
+    assert "hidden-heads" not in {problem.id for problem in check(load(*odd, 'attention_config=[[["mamba"], 2]]'))}
+
+
+def test_a_warm_up_below_one_iteration_is_not_laid_to_the_moments(load: Load) -> None:
+    short = ["gaff.reset_every=10", "gaff.lr_schedule=restart", "lr_decay_iters=", "warmup=0.01"]
+    assert [warning.id for warning in warnings(load(*short))] == ["warmup-below-one"]
+    found = {w.id: w for w in warnings(load(*short, "optimizer.params.betas=[0.9,0.999]"))}
+    assert "make updates 6.5 times too large at step 10 after" in found["beta2-overshoot"].what
+
+
+@pytest.mark.parametrize("length", [2, 3, 7, 143, 399])
+def test_the_warm_up_that_is_advised_is_long_enough(load: Load, length: int) -> None:
+    [warning] = warnings(load(f"lr_decay_iters={length}", "warmup=0.0001", "lr_decay_style=linear"))
+    advised = float(warning.remedy.rpartition(" ")[2])
+    assert 1 <= advised * length < 1.2
+    assert warnings(load(f"lr_decay_iters={length}", f"warmup={advised:f}", "lr_decay_style=linear")) == []
 
 
 def test_clipping_given_to_deepspeed_itself_needs_no_warning(warned: Problems) -> None:

@@ -87,6 +87,25 @@ def test_keys_lists_every_gaff_key_with_its_meaning(capsys: pytest.CaptureFixtur
     assert all(item.metadata["doc"] in line for item, line in zip(fields(GaffSettings), lines, strict=True))
 
 
+def test_keys_can_be_printed_where_standard_output_is_no_utf_8() -> None:
+    words = [sys.executable, "-m", "gaff", "plan", "--keys"]
+    done = subprocess.run(words, env={**os.environ, "PYTHONIOENCODING": "ascii"}, capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_an_infinity_in_the_config_leaves_the_json_valid(write: Write, capsys: pytest.CaptureFixture[str]) -> None:
+    assert gaff_plan("--config", str(write()), "--json", "-o", "extra_save_iters=[.inf]") == 2
+    whole = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    [change] = [change for change in whole["changes"] if change["key"] == "extra_save_iters"]
+    assert change["given"] == [None]
+
+
+def test_a_missing_hostfile_is_told_once(write: Write, capsys: pytest.CaptureFixture[str]) -> None:
+    assert gaff_plan("--config", str(write()), "-o", "hostfile=absent") == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert "absent is not there" in line
+
+
 def segments_of(text: str) -> list[str]:
     """The lines of the table of segments."""
     lines = text.splitlines()
@@ -123,13 +142,19 @@ def test_text_fits_into_100_columns(load: Load, overrides: list[str]) -> None:
     assert all(line == line.rstrip() for line in lines)
 
 
+@pytest.mark.parametrize("betas", ["[0, 0.9999999999999999]", "[0.9, 0.99999]", "[0.999, 0.99999999]"])
+def test_extreme_betas_fit_into_100_columns(load: Load, betas: str) -> None:
+    lines = render_plan(build_plan(load(f"optimizer.params.betas={betas}")), unicode=True).splitlines()
+    assert max(map(len, lines)) <= 100
+
+
 def test_text_shows_learning_rate_moments_and_changes(load: Load) -> None:
     text = render_plan(build_plan(load("gaff.lr_schedule=restart", "lr_decay_iters=", "eval_iters=10")), unicode=True)
     flat = " ".join(text.split())
     assert "learning rate 0.001 after 1 iteration of warm-up, then cosine over 100 iterations" in flat
     assert "begins anew after each of 3 resets" in flat
-    assert "factor 0.45 0.61 0.86 1.03 1.10 1.04 1.00 1.00 1.00 1.00" in flat
-    assert "1.10 at its highest, 20 steps after a reset; within a tenth of 1 from step 6 on" in flat
+    assert "factor 0.45 0.61 0.86 1.03 1.10 1.04 1.00 1.10 at its highest" in flat
+    assert "1.10 at its highest, at step 20 after a reset; within a tenth of 1 from step 6 on" in flat
     assert "eval_iters 0 (yours: 10) validation crashes GPT-NeoX" in flat
     assert "exit_interval 100, 200 … 400 GPT-NeoX stops" in flat
     assert "iteration 100 … 300 from segment 2 on: the exact tag" in flat

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from gaff.errors import InputError
+from gaff.errors import InputError, Location, Problem
 from gaff.plan.config import Config
 from gaff.plan.estimates import batch, moment_bytes, tags
-from gaff.plan.plan import build_plan
+from gaff.plan.plan import build_plan, problem_json
 
 Load = Callable[..., Config]
 
@@ -152,3 +152,15 @@ def test_without_a_number_of_gpus_the_loaders_memory_is_known_and_its_skipping_n
     cost = build_plan(load("global_num_gpus=")).to_json()["loader"]
     assert cost == {"kept_bytes": 100 * 2 * 33 * 8, "skipped": None, "skip_seconds": None}
     assert build_plan(load("gaff.trainer=bundled")).loader is None
+
+
+def test_a_problem_in_json_has_its_detail() -> None:
+    problem = Problem("x", "it failed", "mend it", Location("run.log", 3), ("the last line",))
+    assert problem_json(problem) == {
+        "id": "x",
+        "what": "it failed",
+        "remedy": "mend it",
+        "detail": ["the last line"],
+        "file": "run.log",
+        "line": 3,
+    }

@@ -56,6 +56,21 @@ def test_other_scalars_are_no_trap_where_text_may_stand(written: str) -> None:
     assert parse_yaml(f"some_key: {written}\n", "f").problems == ()
 
 
+@pytest.mark.parametrize(
+    ("written", "told"),
+    [
+        ("x: !!set {a, b}", "`x` is a `!!set`"),
+        ('x: [1, !!binary "aGVsbG8="]', "`x.1` is a `!!binary`"),
+        ("x: !!python/tuple [1, 2]", "`x` is a `!!python/tuple`"),
+        ("x: {2024-01-01: 3}", "the key `x.2024-01-01` is a date"),
+    ],
+)
+def test_what_json_does_not_hold_is_a_problem_with_its_line(written: str, told: str) -> None:
+    """GPT-NeoX hands its config on as JSON, and so does `gaff plan --json`."""
+    [problem] = parse_yaml(f"a: 1\n{written}\n", "run.yml").problems
+    assert str(problem).startswith(f"run.yml:2: {told}")
+
+
 def test_text_keys_may_look_like_numbers() -> None:
     assert parse_yaml("wandb_group: 1e4\n", "f").problems == ()
 

@@ -22,7 +22,9 @@ from gaff.checkpoint.verify import verify_tag
 from gaff.errors import GaffError, InputError, Interrupted, TrainerError
 from gaff.supervisor.child import RUN_ID
 from gaff.supervisor.journal import read_entries
+from gaff.supervisor.observer import NullObserver
 from gaff.supervisor.progress import judge, tags
+from gaff.trainers.contract import Event, IterationLogged
 from tests.checkpoint.tags import values
 from tests.supervisor.drive import build
 from tests.supervisor.fake_trainer import set_iteration
@@ -347,3 +349,45 @@ def test_a_reset_that_was_passed_over_is_noticed(tmp_path: Path, template: Path)
     shutil.rmtree(root / "checkpoints" / "global_step40")
     with pytest.raises(GaffError, match=r"global_step20.*carries no reset 2"):
         build(root, template, {}).run()
+
+
+def test_a_shell_that_bears_the_runs_mark_is_told_instead_of_killed(
+    tmp_path: Path, template: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By its own run's, and by that of another one at work on this machine."""
+    supervisor = build(tmp_path / "run", template, {})
+    for mark in (supervisor.run_id, "another-run"):
+        monkeypatch.setenv(RUN_ID, mark)
+        with pytest.raises(InputError, match=f"unset {RUN_ID}"):
+            supervisor.run()
+    assert events(tmp_path / "run", "segment_launched") == []
+
+
+def test_attempts_are_told_apart_also_where_somebody_deleted_a_log(tmp_path: Path, template: Path) -> None:
+    root = tmp_path / "run"
+    for _ in range(2):
+        with pytest.raises(TrainerError):
+            build(root, template, {10: "raises"}).run()
+        for request in (root / "segments" / "0001").glob("request-*.json"):
+            request.unlink()
+    (root / "segments" / "0001" / "attempt-1.log").unlink()
+    build(root, template, {}).run()
+    assert [e["attempt"] for e in events(root, "segment_launched")][:3] == [1, 2, 3]
+
+
+def test_a_run_directory_that_is_moved_away_at_work_is_not_begun_anew(tmp_path: Path, template: Path) -> None:
+    """GPT-NeoX makes the directories that it saves into, so there would be one again, without the run's history."""
+
+    class Mover(NullObserver):
+        def event(self, event: Event) -> None:
+            if isinstance(event, IterationLogged) and event.iteration == 13:
+                (tmp_path / "run").rename(tmp_path / "moved")
+
+    supervisor = build(tmp_path / "run", template, {}, iteration_s=0.1)
+    supervisor.observer = Mover()
+    with pytest.raises(GaffError, match="is no longer this run's directory"):
+        supervisor.run()
+    assert not (tmp_path / "run" / "journal.jsonl").exists()
+    shutil.rmtree(tmp_path / "run")
+    build(tmp_path / "moved", template, {}).run()
+    assert tags(tmp_path / "moved" / "checkpoints") == [10, 20, 30, 40]

@@ -62,7 +62,8 @@ def test_a_program_without_numbered_ranks_is_its_own(launcher: psutil.Process) -
 @pytest.mark.parametrize("launcher", [2], indirect=True)
 def test_stacks_do_not_mix_and_the_launcher_goes_on_afterwards(launcher: psutil.Process, tmp_path: Path) -> None:
     ranks = find_ranks(os.getpid())
-    print_stacks(os.getpid(), ranks, tmp_path / "log")
+    with open(tmp_path / "log", "ab", buffering=0) as log:
+        print_stacks(os.getpid(), ranks, log)
     reader = StackReader()
     for line in (tmp_path / "log").read_text().splitlines():
         reader.feed(line)

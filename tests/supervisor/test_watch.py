@@ -31,6 +31,25 @@ def test_silence_is_counted_from_the_last_line_whatever_it_says() -> None:
     assert watch.is_silent()
 
 
+def test_half_a_line_is_a_sign_of_life() -> None:
+    clock = Clock()
+    watch = Watch(0, silence_minutes=2, clock=clock)
+    clock.seconds += 119
+    watch.hear()
+    clock.seconds += 119
+    assert not watch.is_silent()
+
+
+def test_a_run_whose_log_is_slow_is_not_taken_for_a_hang() -> None:
+    clock = Clock()
+    watch = Watch(0, silence_minutes=2, log_interval=10_000, clock=clock)
+    watch.read(line(10_000))  # 20 ms an iteration: a line every 200 s
+    clock.seconds += 3 * 200
+    assert not watch.is_silent()
+    clock.seconds += 1
+    assert watch.is_silent()
+
+
 def test_a_trainer_that_never_says_anything_is_silent_too() -> None:
     clock = Clock()
     watch = Watch(0, silence_minutes=0.5, clock=clock)
@@ -49,7 +68,7 @@ def test_a_hang_is_told_once_and_what_the_dying_ranks_say_is_no_error() -> None:
     clock = Clock()
     watch = Watch(0, silence_minutes=1, clock=clock)
     clock.seconds += 61
-    watch.hang(())
+    watch.hang(2, ())
     assert not watch.is_silent()
     assert watch.read("Fatal Python error: Aborted") == []
     assert watch.error is None

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 import pytest
 
 from gaff.trainers.contract import ErrorLogged, LoadFailed
-from gaff.trainers.fault_table import FAULTS, Weight
+from gaff.trainers.fault import Weight
+from gaff.trainers.fault_table import FAULTS
 from gaff.trainers.faults import decisive, explain, weigh
 from gaff.trainers.loglines import read_events
 
@@ -113,8 +114,8 @@ RAISED: tuple[tuple[str, str], ...] = (  # the last line of a traceback, and a p
     ),
     ("RuntimeError: Error building extension 'fused_adam'", "fused_adam is built"),
     (
-        "ImportError: /home/ada/.cache/torch_extensions/py311_cu121/fused_adam/fused_adam.so: cannot open shared object "
-        "file: No such file or directory",
+        "ImportError: /home/ada/.cache/torch_extensions/py311_cu121/fused_adam/fused_adam.so: cannot open shared "
+        "object file: No such file or directory",
         "built again",
     ),
     ("RuntimeError: Unable to JIT load the fused_adam op due to it not being compatible", "ds_report"),

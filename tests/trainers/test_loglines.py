@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -313,3 +314,27 @@ def test_parser_lives_through_any_bytes(tmp_path: Path) -> None:
 
 def test_whole_line_gives_its_event_at_once() -> None:
     assert LogParser().feed(LINE + "\n") == [EVENT]
+
+
+@pytest.mark.parametrize("unit", [" ", "\r", "srun: error: ", "NCCL WARN ", "a ", "| iteration 1/ 2 |", "\x1b["])
+def test_a_line_of_any_length_is_read_in_one_go(unit: str) -> None:
+    """Where the time grows with the square of the length, this one takes minutes."""
+    parser = LogParser()
+    parser.feed(unit * ((1 << 18) // len(unit)))
+    parser.feed(unit * ((1 << 18) // len(unit)))
+    assert [type(event) for event in parser.feed("Loading checkpoint and starting from iteration 3")][-1] is ResumedAt
+
+
+def test_a_host_name_in_front_does_not_make_an_event_of_an_echoed_config() -> None:
+    assert LogParser().feed("node1:   config_files ......... Unable to load checkpoint.") == []
+
+
+def test_a_log_of_one_endless_line_is_read_in_bounded_memory(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    path.write_text("#" * (8 << 20) + "\nLoading checkpoint and starting from iteration 3\n")
+    tracemalloc.start()
+    events = list(read_log(path))
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert events == [ResumedAt(3)]
+    assert most < 8 << 20

@@ -46,6 +46,7 @@ def install(home: Path, *, cpu: bool, completed: str) -> Path:
         "commit": None,
         "device": "cpu" if cpu else "gpu",
         "completed": completed,
+        "steps": {},
     }
     (root / RECORD_NAME).write_text(json.dumps(record))
     return root / "gpt-neox"
@@ -92,3 +93,25 @@ def test_a_rehearsal_takes_gpt_neox_where_it_is_unless_the_bundled_trainer_is_as
     bundled = config_of(tmp_path, "gaff.trainer=bundled", "gaff.neox_dir=/theirs")
     assert isinstance(select_for_rehearsal(bundled, "auto"), BundledTrainer)
     assert isinstance(select_for_rehearsal(bundled, "neox"), NeoxTrainer)
+
+
+def test_a_python_named_by_the_environment_is_meant_from_here(
+    tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(home, cpu=False, completed="2026-01-01T00:00:00+00:00")
+    monkeypatch.chdir(tmp_path)
+    for given, expected in (("env/bin/python", str(tmp_path / "env/bin/python")), ("python3", "python3")):
+        monkeypatch.setenv("GPT_NEOX_PYTHON", given)
+        trainer = select_trainer(config_of(tmp_path, "gaff.trainer=neox"))
+        assert isinstance(trainer, NeoxTrainer)
+        assert trainer.python == expected
+
+
+def test_an_empty_variable_names_nothing(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkout = install(home, cpu=False, completed="2026-01-01T00:00:00+00:00")
+    monkeypatch.setenv("GPT_NEOX_PYTHON", "")
+    monkeypatch.setenv("GPT_NEOX_DIR", "")
+    trainer = select_trainer(config_of(tmp_path, "gaff.trainer=neox"))
+    assert isinstance(trainer, NeoxTrainer)
+    assert (trainer.root, trainer.python) == (checkout, sys.executable)
+    assert trainer.extensions is not None

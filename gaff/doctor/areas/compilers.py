@@ -14,6 +14,7 @@ from gaff.doctor.neox_python import NeoxPython
 from gaff.doctor.probes import Tool, run, said, tool, which
 from gaff.doctor.subject import Subject
 from gaff.plan.typed import flag
+from gaff.trainers.neox.checkout import Checkout
 from gaff.trainers.neox.environment import compilers
 from gaff.trainers.neox.interpreter import Foundation
 
@@ -35,7 +36,7 @@ class CompilerFacts:
     kernels: keys of the config that have CUDA kernels compiled at every start.
     neox: GPT-NeoX's Python; None where only the bundled trainer is asked for, or none is known.
     python_config: where ``python3-config`` is on the PATH of a launch, and the suffix that it names.
-    helper: extension modules of GPT-NeoX's data helper that are built.
+    helper_built: whether GPT-NeoX's data helper is there for that Python.
     headers: whether Python.h of GPT-NeoX's Python is there.
     """
 
@@ -50,7 +51,7 @@ class CompilerFacts:
     kernels: tuple[str, ...]
     neox: NeoxPython | None
     python_config: tuple[str, str] | None
-    helper: tuple[str, ...]
+    helper_built: bool
     headers: bool = True
 
 
@@ -65,7 +66,7 @@ def gather(subject: Subject) -> CompilerFacts:
     search = [str(Path(home) / "bin")] if home else [environment["PATH"], _USUAL_CUDA]
     kernels = tuple(key for key in _FUSIONS if subject.config and flag(subject.config, key))
     known = subject.trainer == "neox" and subject.neox_dir is not None
-    helper = subject.neox_dir.glob("megatron/data/helpers*.so") if known and subject.neox_dir else ()
+    foundation = subject.python.foundation if known else None
     return CompilerFacts(
         named={name: environment[name] for name in compilers(environment) if environment.get(name)},
         gxx=_working_gxx(environment),
@@ -78,9 +79,13 @@ def gather(subject: Subject) -> CompilerFacts:
         kernels=kernels if subject.on_gpus else (),
         neox=subject.python if known else None,
         python_config=_python_config(environment),
-        helper=tuple(sorted(path.name for path in helper)),
-        headers=not (known and subject.python.foundation) or subject.python.foundation.headers.is_file(),
+        helper_built=foundation is not None and _has_helper(subject.neox_dir, foundation),
+        headers=foundation is None or foundation.headers.is_file(),
     )
+
+
+def _has_helper(checkout: Path | None, foundation: Foundation) -> bool:
+    return checkout is not None and os.path.isfile(Checkout(checkout).helper(foundation.suffix))
 
 
 def _working_gxx(environment: Mapping[str, str]) -> Tool | None:
@@ -145,7 +150,7 @@ def _helper(facts: CompilerFacts, neox: NeoxPython) -> Iterator[Finding]:
     foundation = neox.foundation
     if foundation is None:
         return
-    built = f"helpers{foundation.suffix}" in facts.helper
+    built = facts.helper_built
     and_so = "" if built else ", and it is not built yet"
     level: Level = "warning" if built else "problem"
     if facts.python_config is None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -65,15 +66,15 @@ def judge(facts: ContainerFacts) -> Iterator[Finding]:
     yield Finding("container-engine", AREA, "ok", f"{settings.engine} {said(facts.engine.version)}")
     if facts.image is False and settings.engine == "apptainer":
         what = f"the image {settings.image} is not there"
-        remedy = f"apptainer build {settings.image} docker-daemon://IMAGE  # or from a definition file"
+        remedy = f"apptainer build {shlex.quote(settings.image)} docker-daemon://IMAGE  # or from a definition file"
         yield Finding("container-image", AREA, "problem", what, remedy)
     elif facts.image is False:
         what = f"the image {settings.image} is not on this machine"
-        yield Finding("container-image", AREA, "warning", what, f"docker pull {settings.image}")
+        yield Finding("container-image", AREA, "warning", what, f"docker pull {shlex.quote(settings.image)}")
     note = "what is inside the image is not examined from outside"
     yield Finding("container-inside", AREA, "note", note, f"{_inside(settings)} -m gaff doctor  # where GAFF is in it")
 
 
 def _inside(settings: ContainerSettings) -> str:
     start = "apptainer exec --nv" if settings.engine == "apptainer" else "docker run --rm --gpus all"
-    return f"{start} {settings.image} {settings.python}"
+    return f"{start} {shlex.quote(settings.image)} {shlex.quote(settings.python)}"

@@ -70,7 +70,7 @@ def extension_directory(environment: Mapping[str, str], installed: Path | None) 
         return Path(named)
     if installed is not None:
         return installed
-    home = Path(environment.get("HOME") or Path.home())
+    home = Path(environment.get("HOME") or os.path.expanduser("~"))
     return Path(environment.get("XDG_CACHE_HOME") or home / ".cache") / "torch_extensions"
 
 

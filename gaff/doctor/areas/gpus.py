@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -46,6 +47,7 @@ class GpuFacts:
     login: whether this looks like a cluster's login node.
     torch: GPT-NeoX's torch; None when it is not known.
     torch_cuda: the CUDA it was built with; empty for a build for the CPU.
+    python: GPT-NeoX's, which has that torch.
     """
 
     gpus: Gpus
@@ -58,6 +60,7 @@ class GpuFacts:
     torch_cuda: Version
     wanted: Wanted | None
     device: tuple[Problem, ...]
+    python: str = "python3"
 
 
 def examine(subject: Subject) -> Iterator[Finding]:
@@ -79,6 +82,7 @@ def gather(subject: Subject) -> GpuFacts:
         torch_cuda=subject.python.torch_cuda if known else (),
         wanted=_wanted(subject),
         device=tuple(check_device(config)) if config and subject.trainer == "neox" else (),
+        python=subject.neox_python,
     )
 
 
@@ -132,7 +136,7 @@ def _listed(facts: GpuFacts) -> Iterator[Finding]:
         key = (gpu.name, gpu.memory, gpu.capability)
         kinds[key] = kinds.get(key, 0) + 1
     for (name, memory, capability), number in kinds.items():
-        what = f"{number} × {name}, {size(memory)}"
+        what = f"{number} × {name}" + (f", {size(memory)}" if memory else "")
         what += f", compute capability {said(capability)}" if capability else ""
         yield Finding("gpus", AREA, "ok", what)
     if len(kinds) > 1 and facts.needed:
@@ -162,13 +166,15 @@ def _seen(facts: GpuFacts) -> Iterator[Finding]:
 
 def _driver(facts: GpuFacts) -> Iterator[Finding]:
     driver, newest, wanted = facts.gpus.driver, facts.gpus.cuda, facts.torch_cuda
+    pip = f"{shlex.quote(facts.python)} -m pip"
     what = f"driver {said(driver)}" + (f", for CUDA up to {said(newest)}" if newest else "")
     if facts.torch is not None and not wanted:
         text = f"GPT-NeoX's torch {facts.torch} is a build for the CPU, and here are GPUs"
-        yield Finding("torch-cpu", AREA, "problem", text, "gaff neox install --torch torch  # a build for CUDA")
+        remedy = f"{pip} uninstall -y torch && {pip} install torch  # pip alone keeps the build that is there"
+        yield Finding("torch-cpu", AREA, "problem", text, remedy)
     elif wanted and newest and wanted[0] > newest[0]:
         text = f"{what}; GPT-NeoX's torch was built with CUDA {said(wanted)}, which this driver cannot run"
-        remedy = f"gaff neox install --torch torch==VERSION+cu{newest[0]}{newest[1]}  # a build for this driver"
+        remedy = f"{pip} install --force-reinstall torch --index-url URL  # PyTorch's builds for CUDA {said(newest)}"
         yield Finding("driver", AREA, "problem", text, remedy)
     elif wanted:
         yield Finding("driver", AREA, "ok", f"{what}; torch was built with CUDA {said(wanted)}")

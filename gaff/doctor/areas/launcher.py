@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -73,7 +74,7 @@ def shared_paths(subject: Subject, config: Config) -> tuple[str, ...]:
     data = [text(config, "data_path"), *(items(config, "train_data_paths"))]
     named = [subject.neox_dir, Path(subject.neox_python).parent, subject.save.parent]
     named += [Path(path).parent for path in data if isinstance(path, str)]
-    return tuple(dict.fromkeys(str(path) for path in named if path is not None and path.is_dir()))
+    return tuple(dict.fromkeys(str(path) for path in named if path is not None and os.path.isdir(path)))
 
 
 def _lacking(hosts: tuple[str, ...], paths: tuple[str, ...]) -> dict[str, tuple[str, ...]]:

@@ -21,8 +21,7 @@ _SOURCE = "estimated after Korthikanti et al. 2022 (arXiv 2205.05198) and ZeRO (
 class MemoryFacts:
     """Attributes:
     need: None when the model or its batch cannot be counted.
-    capacity: bytes of the smallest GPU, None where there is none here.
-    used: bytes of it that others hold.
+    capacity: bytes of the smallest GPU; None where there is none here, or it does not say.
     replicas: data-parallel ranks that the estimate is for.
     unknown: why there is no estimate.
     advice: overrides that make it fit; None when none was found.
@@ -30,7 +29,6 @@ class MemoryFacts:
 
     need: GpuMemory | None
     capacity: int | None
-    used: int
     replicas: int
     unknown: str
     advice: tuple[str, ...] | None
@@ -46,16 +44,16 @@ def gather(subject: Subject) -> MemoryFacts:
     model, replicas = subject.plan.model if subject.plan else None, subject.replicas()
     if model is None:
         why = subject.plan.model_unknown if subject.plan else "the config has errors"
-        return MemoryFacts(None, None, 0, replicas, why, None)
+        return MemoryFacts(None, None, replicas, why, None)
     need = gpu_memory(subject.config, model, replicas)
     visible = subject.gpus.visible(subject.environment)
     smallest = min(visible, key=lambda gpu: gpu.memory, default=None)
-    capacity = smallest.memory if smallest else None
+    capacity = (smallest.memory if smallest else 0) or None
     advice = None
     if need and capacity and need.total > _TIGHT * capacity:
         advice = memory_advice(subject.config, replicas, capacity)
     why = "" if need else "train_micro_batch_size_per_gpu or seq_length is not given"
-    return MemoryFacts(need, capacity, smallest.used if smallest else 0, replicas, why, advice)
+    return MemoryFacts(need, capacity, replicas, why, advice)
 
 
 def judge(facts: MemoryFacts) -> Iterator[Finding]:
@@ -67,7 +65,7 @@ def judge(facts: MemoryFacts) -> Iterator[Finding]:
     yield Finding("gpu-memory-parts", AREA, "note", _parts(need, facts.replicas))
     yield Finding("gpu-memory-source", AREA, "note", _SOURCE)
     if facts.capacity is None:
-        what = f"about {size(need.total)} are needed on each GPU; there is none here to compare with"
+        what = f"about {size(need.total)} are needed on each GPU; none here says how much it has"
         yield Finding("gpu-memory", AREA, "note", what)
         return
     what = f"about {size(need.total)} of {size(facts.capacity)} are needed on each GPU"

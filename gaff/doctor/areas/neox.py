@@ -34,18 +34,20 @@ class NeoxFacts:
     root: None where nobody says where a checkout is.
     problem: why the directory is no checkout.
     commit, changes: as git says; None where it does not.
-    gpus: whether there are GPUs here, which decides what to install.
+    install: the command that installs the tested commit.
     python: None where it does not run.
     needed: distribution -> the key of the config that needs it.
+    named_by: what names the checkout: --neox-dir, gaff.neox_dir or GPT_NEOX_DIR; None for one that was installed.
     """
 
     root: Path | None
     problem: Problem | None
     commit: str | None
     changes: tuple[str, ...] | None
-    gpus: bool
+    install: str
     python: NeoxPython | None
     needed: Mapping[str, str]
+    named_by: str | None = None
 
 
 def examine(subject: Subject) -> Iterator[Finding]:
@@ -55,13 +57,13 @@ def examine(subject: Subject) -> Iterator[Finding]:
 
 def gather(subject: Subject) -> NeoxFacts:
     needed = needed_packages(subject.config, subject.on_gpus) if subject.config else {}
-    gpus = bool(subject.gpus.found)
+    install = subject.install()
     if subject.neox_dir is None:
-        return NeoxFacts(None, None, None, None, gpus, None, needed)
+        return NeoxFacts(None, None, None, None, install, None, needed)
     checkout = Checkout(subject.neox_dir)
     problem = checkout.problem()
     commit, changes = (None, None) if problem else (checkout.commit, checkout.changes)
-    return NeoxFacts(subject.neox_dir, problem, commit, changes, gpus, subject.python, needed)
+    return NeoxFacts(subject.neox_dir, problem, commit, changes, install, subject.python, needed, subject.named_by)
 
 
 def needed_packages(config: Config, on_gpus: bool) -> dict[str, str]:
@@ -91,28 +93,38 @@ def _first(config: Config, keys: tuple[str, ...]) -> str | None:
 
 
 def judge(facts: NeoxFacts) -> Iterator[Finding]:
-    install = "gaff neox install" if facts.gpus else "gaff neox install --cpu"
     if facts.root is None:
         what = "no GPT-NeoX is named or installed (gaff: neox_dir, --neox-dir, GPT_NEOX_DIR)"
-        yield Finding("no-gpt-neox", AREA, "problem", what, f"{install}  # or: export GPT_NEOX_DIR=PATH")
+        yield Finding("no-gpt-neox", AREA, "problem", what, f"{facts.install}  # or: export GPT_NEOX_DIR=PATH")
         return
     if facts.problem is not None:
-        yield Finding("no-gpt-neox", AREA, "problem", f"{facts.root} {facts.problem.what}", install)
+        yield Finding("no-gpt-neox", AREA, "problem", f"{facts.root} {facts.problem.what}", _other_checkout(facts))
         return
-    yield from _checkout(facts, facts.root, install)
+    yield from _checkout(facts, facts.root)
     if facts.python is not None and facts.python.interpreter is not None:
         yield from _versions(facts.python)
         yield from _needed(facts.python, facts.needed)
 
 
-def _checkout(facts: NeoxFacts, root: Path, install: str) -> Iterator[Finding]:
+def _other_checkout(facts: NeoxFacts) -> str:
+    """The command after which another checkout is taken: what names one wins over what is installed."""
+    after = f"# after: {facts.install}"
+    if facts.named_by == "GPT_NEOX_DIR":
+        return f"unset GPT_NEOX_DIR  {after}"
+    if facts.named_by == "gaff.neox_dir":
+        return f"-o gaff.neox_dir=null  {after}"
+    return f"{facts.install}  # and leave --neox-dir out" if facts.named_by else facts.install
+
+
+def _checkout(facts: NeoxFacts, root: Path) -> Iterator[Finding]:
     git = f"git -C {shlex.quote(str(root))}"
     if facts.commit is None:
         what = f"git does not say at which commit {root} is; GAFF was tested with {PINNED_COMMIT[:8]}"
-        yield Finding("neox-commit", AREA, "note", what, install)
+        yield Finding("neox-commit", AREA, "note", what, _other_checkout(facts))
     elif facts.commit != PINNED_COMMIT:
         what = f"{root} is at commit {facts.commit[:8]}; GAFF was tested with {PINNED_COMMIT[:8]}"
-        yield Finding("neox-commit", AREA, "warning", what, f"{install}  # or: {git} checkout {PINNED_COMMIT[:8]}")
+        remedy = f"{git} checkout {PINNED_COMMIT[:8]}" if facts.named_by else facts.install
+        yield Finding("neox-commit", AREA, "warning", what, remedy)
     else:
         yield Finding("neox-commit", AREA, "ok", f"{root} is at the tested commit {PINNED_COMMIT[:8]}")
     if facts.changes:

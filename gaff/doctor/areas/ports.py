@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -64,4 +65,4 @@ def judge(facts: PortFacts) -> Iterator[Finding]:
         yield Finding("port", AREA, "warning" if facts.asked else "note", what, who)
     if facts.variable:
         what = f"MASTER_PORT={facts.variable} in the environment has no effect: GPT-NeoX takes `master_port`"
-        yield Finding("master-port-variable", AREA, "note", what, f"-o master_port={facts.variable}")
+        yield Finding("master-port-variable", AREA, "note", what, f"-o {shlex.quote(f'master_port={facts.variable}')}")

@@ -30,6 +30,8 @@ class PythonFacts:
     lacking: GAFF's requirements that are not met, as pip takes them.
     bundled: the same for the bundled trainer; None where it is not asked for.
     neox: GPT-NeoX's Python; None where it is not looked at.
+    named_by: what names that: gaff.neox_python or GPT_NEOX_PYTHON; None where nothing does.
+    install: the command that makes an environment for GPT-NeoX.
     """
 
     executable: str
@@ -37,6 +39,8 @@ class PythonFacts:
     lacking: tuple[str, ...]
     bundled: tuple[str, ...] | None
     neox: NeoxPython | None
+    named_by: str | None = None
+    install: str = "gaff neox install"
 
 
 def examine(subject: Subject) -> Iterator[Finding]:
@@ -51,6 +55,8 @@ def gather(subject: Subject) -> PythonFacts:
         lacking=tuple(unmet(_requirements(None))),
         bundled=tuple(unmet(_requirements("bundled"))) if subject.trainer == "bundled" else None,
         neox=subject.python if looked_at else None,
+        named_by=subject.python_named_by,
+        install=subject.install(for_checkout=True),
     )
 
 
@@ -73,19 +79,28 @@ def judge(facts: PythonFacts) -> Iterator[Finding]:
     elif facts.bundled is not None:
         yield Finding("bundled-packages", AREA, "ok", "the bundled trainer's packages are there")
     if facts.neox is not None:
-        yield from _neox(facts.neox)
+        yield from _neox(facts.neox, _other_python(facts), facts.install)
 
 
-def _neox(neox: NeoxPython) -> Iterator[Finding]:
+def _other_python(facts: PythonFacts) -> str:
+    """The command after which another Python is taken: what names one wins over what is installed."""
+    if facts.named_by is None:
+        return f"{facts.install}  # or name another: export GPT_NEOX_PYTHON=PATH"
+    if facts.named_by == "GPT_NEOX_PYTHON":
+        return f"unset GPT_NEOX_PYTHON  # or name another; one of its own makes: {facts.install}"
+    return f"-o {facts.named_by}=null  # or name another; one of its own makes: {facts.install}"
+
+
+def _neox(neox: NeoxPython, other: str, install: str) -> Iterator[Finding]:
     found = neox.interpreter
     if found is None:
         what = f"the Python for GPT-NeoX, {neox.command}, does not run ({neox.trouble})"
-        yield Finding("neox-python", AREA, "problem", what, "export GPT_NEOX_PYTHON=PATH  # or: gaff neox install")
+        yield Finding("neox-python", AREA, "problem", what, other)
         return
     if not OLDEST_PYTHON <= found.python[:2] <= NEWEST_PYTHON:
         wanted = f"{said(OLDEST_PYTHON)} to {said(NEWEST_PYTHON)}"
         what = f"GPT-NeoX's Python is {said(found.python)}; its packages have wheels for {wanted}"
-        remedy = f"gaff neox install --python python{said(NEWEST_PYTHON)}"
+        remedy = f"{install} --python python{said(NEWEST_PYTHON)}"
         yield Finding("neox-python-version", AREA, "warning", what, remedy)
     else:
         what = f"GPT-NeoX's Python is {said(found.python)} ({found.executable})"
@@ -94,10 +109,10 @@ def _neox(neox: NeoxPython) -> Iterator[Finding]:
         lacking = [NEEDED[name] for name in found.missing]
         what = f"GPT-NeoX's Python lacks {', '.join(lacking)}"
         wanted = shlex.join(requirement(name) for name in lacking)
-        remedy = f"{shlex.quote(neox.command)} -m pip install {wanted}  # or: gaff neox install"
+        remedy = f"{shlex.quote(neox.command)} -m pip install {wanted}  # or: {install}"
         if neox.is_own:
             what += "; it is GAFF's own, whose packages clash with them"
-            remedy = "gaff neox install  # an environment of its own; or: export GPT_NEOX_PYTHON=PATH"
+            remedy = other
         yield Finding("neox-packages", AREA, "problem", what, remedy)
 
 

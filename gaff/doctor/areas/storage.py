@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from gaff.errors import Problem
 from gaff.plan.directories import directory_problem
 from gaff.plan.estimates import gpu_count
 from gaff.plan.loader import loader_cost
-from gaff.plan.typed import at_least
+from gaff.plan.typed import pipeline, tensor_parallel
 from gaff.report.format import count, duration, size
 
 AREA = "storage"
@@ -43,6 +44,7 @@ class StorageFacts:
     shared_memory: of this machine; None where there is no /dev/shm.
     memory: bytes of host memory that are free now.
     loader: bytes that GPT-NeoX's loaders on this machine keep at most, 0 where that is not known.
+    named: whether the config's ``save`` names the directory; else it lies in the run's.
     """
 
     save: Path
@@ -57,6 +59,7 @@ class StorageFacts:
     shared_memory: FileSystem | None = None
     memory: int = 0
     loader: int = 0
+    named: bool = False
 
 
 def examine(subject: Subject) -> Iterator[Finding]:
@@ -67,22 +70,22 @@ def gather(subject: Subject) -> StorageFacts:
     place = file_system(subject.save)
     speed, unwritable = _speed(place.directory)
     plan = subject.plan
-    where = subject.config.where("save") if subject.config else None
+    role, remedy = "the directory of checkpoints", "name another with --run-dir"
+    named = bool(subject.config and subject.config.get("save"))  # the config's own rules look at that
     return StorageFacts(
         save=subject.save,
-        problem=directory_problem(
-            subject.save, "the directory of checkpoints", "name another with --run-dir", for_tags=True, where=where
-        ),
+        problem=None if named else directory_problem(subject.save, role, remedy, for_tags=True),
         place=place,
         speed=speed,
         unwritable=unwritable,
         quota=_quota(subject),
         tag=plan.checkpoint_bytes if plan else None,
         tags=len(plan.tags) if plan else None,
-        there=len(list(subject.save.glob("global_step*"))) if subject.save.is_dir() else 0,
+        there=len(list(subject.save.glob("global_step*"))) if os.path.isdir(subject.save) else 0,
         shared_memory=file_system(_SHM) if _SHM.is_dir() else None,
         memory=psutil.virtual_memory().available,
         loader=_loader(subject),
+        named=named,
     )
 
 
@@ -101,12 +104,16 @@ def _quota(subject: Subject) -> str | None:
 
 
 def _loader(subject: Subject) -> int:
-    """Loaders on this machine: one for each data-parallel rank, in its first tensor-parallel rank."""
+    """Loaders on this machine: of each replica the first tensor-parallel rank of the first and of the last stage."""
     if subject.config is None or subject.plan is None or subject.trainer == "bundled":
         return 0
     cost = loader_cost(subject.plan.batch, subject.plan.segments)
-    here = len(subject.gpus.visible(subject.environment)) or gpu_count(subject.config) or 1
-    return cost.kept_bytes * max(1, here // at_least(subject.config, "model_parallel_size", 1)) if cost else 0
+    ranks = len(subject.gpus.visible(subject.environment)) if subject.on_gpus else gpu_count(subject.config) or 1
+    if cost is None or not ranks:
+        return 0
+    stages = max(1, pipeline(subject.config))
+    replicas = max(1, ranks // (tensor_parallel(subject.config) * stages))
+    return cost.kept_bytes * replicas * min(2, stages)
 
 
 def judge(facts: StorageFacts) -> Iterator[Finding]:
@@ -119,7 +126,8 @@ def judge(facts: StorageFacts) -> Iterator[Finding]:
 
 def _room(facts: StorageFacts) -> Iterator[Finding]:
     place, folder = facts.place, shlex.quote(str(facts.place.directory))
-    elsewhere = "gaff run --config FILE --run-dir DIR  # on a larger file system"
+    elsewhere = "-o save=DIR" if facts.named else "gaff run --config FILE --run-dir DIR"
+    elsewhere += "  # on a larger file system"
     if place.kind in MEMORY:
         what = f"checkpoints in {facts.save} would lie in memory ({place.kind}) and be lost with the machine"
         yield Finding("storage-kind", AREA, "warning", what, elsewhere)

@@ -102,7 +102,7 @@ def _number(path: Path) -> int | None:
 
 def _wandb_in_netrc(environment: Mapping[str, str]) -> bool:
     """Whether the file is there with that machine in it; its secrets are not looked at."""
-    path = Path(environment.get("NETRC") or Path(environment.get("HOME") or Path.home()) / ".netrc")
+    path = Path(environment.get("NETRC") or Path(environment.get("HOME") or os.path.expanduser("~")) / ".netrc")
     try:
         return "api.wandb.ai" in path.read_text(encoding="utf-8", errors="replace")
     except OSError:

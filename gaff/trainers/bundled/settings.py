@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from gaff.plan.annealing import end_of_decay
+
 Precision = Literal["fp32", "bfloat16", "fp16"]
 
 
@@ -179,10 +181,7 @@ def model_settings(neox: Mapping[str, Any]) -> ModelSettings:
 
 def schedule_settings(neox: Mapping[str, Any]) -> ScheduleSettings:
     """The learning rate schedule; ``warmup`` is a fraction of the decay length."""
-    train_iters = int(neox["train_iters"])
-    fraction = given(neox, "lr_decay_fraction")
-    end_iter = train_iters if fraction is None else int(train_iters * fraction)
-    end_iter = int(given(neox, "lr_decay_iters", end_iter))
+    end_iter = end_of_decay(neox["train_iters"], given(neox, "lr_decay_iters"), given(neox, "lr_decay_fraction"))
     return ScheduleSettings(
         start_lr=float(given(neox, "optimizer", {}).get("params", {}).get("lr", 1e-3)),
         min_lr=float(given(neox, "min_lr", 0.0)),

@@ -81,7 +81,7 @@ def unreachable(nodes: Nodes) -> list[Problem]:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
-            text=True,
+            errors="replace",
         )
         for host in nodes.hosts
     }
@@ -150,9 +150,12 @@ def _flags(config: Config, nodes: Nodes) -> Iterator[Problem]:
 
 
 def _address(config: Config, nodes: Nodes, environ: Mapping[str, str]) -> Iterator[Problem]:
-    """GPT-NeoX passes on MASTER_ADDR of the environment after the key, and the last one counts."""
+    """GPT-NeoX passes on MASTER_ADDR of the environment after the key, and the last one counts.
+
+    On one machine GAFF sets it.
+    """
     key, variable = text(config, "master_addr"), environ.get("MASTER_ADDR")
-    if nodes.hostfile is not None and key and variable and key != variable:
+    if nodes.launcher != "local" and nodes.hostfile is not None and key and variable and key != variable:
         what = f"`master_addr: {key}` has no effect: MASTER_ADDR in the environment, {variable}, beats it"
         yield config.problem("master-addr", "master_addr", what, "unset MASTER_ADDR, or remove the key")
 
@@ -168,12 +171,12 @@ def _slurm(config: Config, nodes: Nodes, environ: Mapping[str, str]) -> Iterator
         yield config.problem("not-in-a-job", "launcher", what, remedy)
         return
     allocated = environ.get("SLURM_JOB_NUM_NODES") or environ.get("SLURM_NNODES") or ""
-    if nodes.hostfile is None and allocated.isdigit() and int(allocated) > 1:
+    if nodes.hostfile is None and allocated.isdecimal() and int(allocated) > 1:
         what = f"the job has {allocated} nodes, and without a hostfile GPT-NeoX trains on the GPUs of one"
         remedy = "write `scontrol show hostnames` to a file, ` slots=GPUS` after each, and name it in `hostfile`"
         yield config.problem("launcher-hostfile", "launcher", what, remedy)
     tasks = environ.get("SLURM_NTASKS", "")
-    if nodes.ranks and tasks.isdigit() and int(tasks) < nodes.ranks and "SLURM_NTASKS_PER_NODE" not in environ:
+    if nodes.ranks and tasks.isdecimal() and int(tasks) < nodes.ranks and "SLURM_NTASKS_PER_NODE" not in environ:
         what = f"the hostfile has {nodes.ranks} slots, and the job was given {tasks} tasks"
         yield config.problem("slurm-tasks", "hostfile", what, f"ask for {nodes.ranks} tasks (sbatch --ntasks)")
     if environ.get("SLURM_EXPORT_ENV", "").upper() in ("NONE", "NIL"):

@@ -24,10 +24,13 @@ class Checkout:
 
     def problem(self) -> Problem | None:
         """Why this is no GPT-NeoX, None when it is."""
-        missing = [name for name in _ENTRY_POINTS if not (self.root / name).exists()]
+        try:
+            missing = [name for name in _ENTRY_POINTS if not (self.root / name).exists()]
+            what = f"is no GPT-NeoX checkout: it lacks {', '.join(missing)}"
+        except OSError as error:
+            missing, what = list(_ENTRY_POINTS), f"cannot be looked into ({error.strerror})"
         if not missing:
             return None
-        what = f"is no GPT-NeoX checkout: it lacks {', '.join(missing)}"
         remedy = "name one in `gaff: neox_dir`, --neox-dir or GPT_NEOX_DIR, or get one with `gaff neox install`"
         return Problem("no-gpt-neox", what, remedy, Location(str(self.root)))
 
@@ -43,13 +46,11 @@ class Checkout:
         status = None if self.commit is None else self._git("status", "--porcelain")
         return None if status is None else tuple(line.strip() for line in status.splitlines())
 
-    @property
-    def helper_built(self) -> bool:
-        """Whether the C++ data helper is there, which GPT-NeoX else builds at its first start."""
-        return any((self.root / HELPER).glob("helpers*.so"))
-
     def helper(self, suffix: str) -> Path:
-        """The data helper for the Python whose compiled extensions end in ``suffix``; it need not be there."""
+        """The C++ data helper for the Python whose compiled extensions end in ``suffix``.
+
+        It need not be there: GPT-NeoX builds it at its first start.
+        """
         return self.root / HELPER / f"helpers{suffix}"
 
     def _git(self, *arguments: str) -> str | None:

@@ -8,9 +8,11 @@ care: Apptainer takes them from ``APPTAINERENV_NAME``, Docker from its own envir
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,6 +31,7 @@ Which = Callable[[str], str | None]
 
 _PROGRAMS = {"apptainer": ("apptainer", "singularity"), "docker": ("docker",)}
 _TIMEOUT_S = 120.0
+_ADVICE = re.compile(r"(?:Run|See) 'docker .* --help'")  # docker's last line, whatever failed
 #: What the image has its own of.
 _OUTSIDE = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "LIBRARY_PATH", "CPATH", "HOME", "TORCH_EXTENSIONS_DIR")
 
@@ -56,6 +59,10 @@ def check_container(config: Config, nodes: Nodes, which: Which = shutil.which) -
     if _program(container, which) is None:
         what = f"{' or '.join(_PROGRAMS[container.engine])} is not on PATH here"
         yield config.problem("container-engine", "gaff.container.engine", what, "install it or load its module")
+    if any("\0" in text for text in (*container.binds, *container.options)):
+        what = "`binds` and `options` hold a character of code 0, which no command line can have"
+        yield config.problem("container-text", "gaff.container", what, "remove it")
+        return
     is_path = container.engine == "apptainer" and "://" not in container.image
     if is_path and not os.path.exists(container.image):
         what = f"the image {container.image} is not there"
@@ -76,15 +83,22 @@ def look_inside(config: Config) -> list[Problem]:
     launch = contained(config, inside, (), name=f"gaff-look-{os.getpid()}", cwd=Path("/"))
     try:
         done = subprocess.run(
-            launch.argv, env={**os.environ, **launch.env}, capture_output=True, text=True, timeout=_TIMEOUT_S
+            launch.argv,
+            env={**os.environ, **launch.env},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            errors="replace",
+            timeout=_TIMEOUT_S,
         )
-        code, said = done.returncode, (done.stderr or "").strip().splitlines()
+        lines = (line.strip() for line in done.stderr.splitlines())
+        code, said = done.returncode, [line for line in lines if line and not _ADVICE.match(line)]
     except OSError as error:
         code, said = -1, [str(error)]
     except subprocess.TimeoutExpired:
         code, said = -1, [f"it did not answer within {_TIMEOUT_S:.0f} s"]
         for command in launch.clean_up:
-            subprocess.run(command, capture_output=True, check=False)
+            with contextlib.suppress(OSError, subprocess.TimeoutExpired):  # the same engine may not answer this either
+                subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=_TIMEOUT_S)
     if code == 0:
         return []
     if code == 3:
@@ -125,7 +139,7 @@ def inside_variables(
     }
     if shim is not None:
         variables["PYTHONPATH"] = os.pathsep.join(filter(None, [str(shim), images_own.get("PYTHONPATH")]))
-    netrc = Path.home() / ".netrc"
+    netrc = Path(os.path.expanduser("~/.netrc"))  # stays as it is where this user has no home
     if flag(config, "use_wandb") and "WANDB_API_KEY" not in variables and "NETRC" not in variables and netrc.is_file():
         variables["NETRC"] = str(netrc)
     return variables

@@ -63,7 +63,12 @@ _NEVER = frozenset({"CUDA_VISIBLE_DEVICES", DS_ENV_FILE})  # set for each node b
 # These would stand on command lines that everybody can read, and in the log: only the config can ask for that.
 _SECRET = re.compile(r"TOKEN(?!IZERS)|KEY|SECRET|PASSW|CREDENTIAL", re.IGNORECASE)
 #: Set by launcher or supervisor for each rank; a value of the user's would be lost or break the launch.
-_RESERVED = frozenset({"RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_SIZE", DS_ENV_FILE, RUN_ID})
+_RESERVED = frozenset(
+    [
+        *("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_SIZE", DS_ENV_FILE, RUN_ID),
+        *("GAFF_CPU_SHIM", "GAFF_CPU_SHIM_BESIDE_GPUS"),  # `device` says it
+    ]
+)
 _PLAIN = re.compile(r"[\w@%+=:,./-]*")
 _IN_QUOTES = re.compile(r'[\\"$`]')
 _COMPILER = re.compile(r"(?:.*[-/])?(?:g\+\+|c\+\+|clang\+\+|gcc|cc|clang)(?:-[\d.]+)?")
@@ -105,6 +110,9 @@ def check_environment(config: Config, environ: Mapping[str, str], nodes: Nodes |
         elif value is None and name not in environ:
             what = f"{name} is to be handed on from this shell, which does not have it"
             yield config.problem("environment-unset", key, what, f"export {name}, or give its value in the config")
+        elif value is not None and "\0" in value:
+            what = f"the value of {name} has a character of code 0, which no variable can have"
+            yield config.problem("environment-value", key, what, "remove it")
         elif nodes is not None and not nodes.inherits and not travels(environ[name] if value is None else value, nodes):
             what = f"the value of {name} cannot be handed to other nodes by {nodes.launcher}: {_why_not(nodes)}"
             yield config.problem("environment-value", key, what, "set it in the shell's start-up file on each node")

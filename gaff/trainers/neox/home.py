@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gaff.errors import InputError, Location, Problem
 from gaff.trainers.neox.checkout import Checkout
 
 FAMILY = "neox"  # directory in HOME that holds the installations
@@ -54,13 +55,32 @@ class Installation:
 
 
 def default_home() -> Path:
-    """``$GAFF_HOME``, else ``$XDG_DATA_HOME/gaff``, else ``~/.local/share/gaff``."""
+    """``$GAFF_HOME``, else ``$XDG_DATA_HOME/gaff``, else ``~/.local/share/gaff``.
+
+    Raises:
+        InputError: it lies in a home directory that the system does not know.
+    """
     named = os.environ.get("GAFF_HOME")
     if named:
-        return Path(named).expanduser().absolute()
+        return expanded(Path(named))
     data = os.environ.get("XDG_DATA_HOME", "")
-    base = Path(data) if os.path.isabs(data) else Path.home() / ".local" / "share"  # XDG: a relative one is ignored
+    base = Path(data) if os.path.isabs(data) else expanded(Path("~/.local/share"))  # XDG: a relative one is ignored
     return base / "gaff"
+
+
+def expanded(path: Path) -> Path:
+    """``path`` as an absolute one, with ``~`` and ``~user`` as a shell reads them.
+
+    Raises:
+        InputError: the system knows no such home directory.
+    """
+    try:
+        return path.expanduser().absolute()
+    except RuntimeError:
+        what, remedy = f"the system knows no home directory `{path.parts[0]}`", "write the path in full"
+        if path.parts[0] == "~":
+            remedy = "name a directory in GAFF_HOME"
+        raise InputError(Problem("no-home", what, remedy, Location(str(path)))) from None
 
 
 def directory_name(commit: str | None, cpu: bool) -> str:
@@ -87,11 +107,11 @@ def find(cpu: bool | None = None, home: Path | None = None, checkout: Path | Non
 
 
 def installations(home: Path | None = None) -> list[Installation]:
-    """All that is recorded in ``home``, complete or not, by name."""
-    family = (home or default_home()) / FAMILY
+    """All that is recorded in ``home``, complete or not, by name; nothing where there is no home."""
     try:
+        family = (home or default_home()) / FAMILY
         roots = sorted(path for path in family.iterdir() if path.is_dir())
-    except OSError:
+    except (OSError, InputError):
         return []
     return [installation for root in roots for installation in _read(root)]
 
@@ -102,7 +122,17 @@ def read_record(root: Path) -> dict[str, Any] | None:
         record = json.loads((root / RECORD_NAME).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return record if isinstance(record, dict) and record.get("schema") == SCHEMA else None
+    return record if isinstance(record, dict) and _complete(record) else None
+
+
+def _complete(record: Mapping[str, Any]) -> bool:
+    words = ("checkout", "python", "extensions", "device")
+    return (
+        record.get("schema") == SCHEMA
+        and all(isinstance(record.get(key), str) for key in words)
+        and all(isinstance(record.get(key, 0), (str, type(None))) for key in ("commit", "completed"))
+        and isinstance(record.get("steps"), dict)
+    )
 
 
 def _read(root: Path) -> Iterator[Installation]:

@@ -19,6 +19,7 @@ from gaff.plan.typed import integer, text
 ALWAYS_TAKEN = Path("/job/hostfile")  # DeepSpeed takes it, where it is there, without being asked
 VARIABLE = "DLTS_HOSTFILE"
 
+_MOST_SLOTS = 4096  # of one host; a slip of the finger would otherwise fill the memory, DeepSpeed's too
 _LINE = re.compile(r"(\S+)\s+slots=(\d+)")
 _HOST = re.compile(r"[\w.@:-]*\w")  # what pdsh, ssh and mpirun take for a name, an address, or USER@HOST
 
@@ -84,6 +85,8 @@ def _wrong(line: str, match: re.Match[str] | None, hosts: Mapping[str, int]) -> 
         return f"`{match[1]}` is no name of a host"
     if match[1] in hosts:
         return f"the host {match[1]} stands in the hostfile twice"
+    if len(match[2]) > 9 or int(match[2]) > _MOST_SLOTS:
+        return f"{match[1]} cannot have so many slots"
     return "a host with no slots has nothing to do" if int(match[2]) == 0 else None
 
 
@@ -127,7 +130,7 @@ def _filtered(slots: Slots, config: Config, key: str) -> dict[str, tuple[int, ..
         if key == "include" and not colon:  # runner.parse_inclusion_exclusion of 0.16.5 takes it for no slots at all
             raise _bad_filter(config, key, f"names no slots of {host}, and DeepSpeed then leaves it out")
         numbers = listed.split(",") if colon else [str(n) for n in slots[host]]
-        wrong = [n for n in numbers if not n.strip().isdigit() or int(n) not in slots[host]]
+        wrong = [n for n in numbers if not n.strip().isdecimal() or int(n) not in slots[host]]
         if wrong:
             raise _bad_filter(config, key, f"names slot {wrong[0] or '(none)'} of {host}, which is not there")
         named.setdefault(host, set()).update(int(n) for n in numbers)

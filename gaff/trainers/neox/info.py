@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gaff.trainers.neox.checkout import Checkout
-from gaff.trainers.neox.home import Installation, default_home, find, installations
+from gaff.trainers.neox.home import Installation, default_home, expanded, find, installations
 from gaff.trainers.neox.install_build import built_ops
 from gaff.trainers.neox.interpreter import NEEDED, ask, ask_foundation
 from gaff.trainers.neox.versions import PINNED_COMMIT, TESTED, is_tested
@@ -38,13 +38,13 @@ class InUse:
 def in_use(neox_dir: Path | None = None, home: Path | None = None) -> InUse | None:
     """The GPT-NeoX that is used when a config names none; None when there is none.
 
-    A checkout that is named wins over the newest installation.  It is run by GPT_NEOX_PYTHON, else by the environment
-    that was installed for it, else by GAFF's own Python.
+    A checkout that is named wins over the newest installation, of which those for GPUs come first, as in a run.  It is
+    run by GPT_NEOX_PYTHON, else by the environment that was installed for it, else by GAFF's own Python.
     """
     named, by = neox_dir, "--neox-dir"
     if named is None and os.environ.get("GPT_NEOX_DIR"):
         named, by = Path(os.environ["GPT_NEOX_DIR"]), "GPT_NEOX_DIR"
-    installed = find(home=home, checkout=named)
+    installed = find(cpu=False, home=home, checkout=named) or find(cpu=True, home=home, checkout=named)
     if named is None:
         if installed is None:
             return None
@@ -56,7 +56,7 @@ def in_use(neox_dir: Path | None = None, home: Path | None = None) -> InUse | No
 
 def describe(neox_dir: Path | None = None, home: Path | None = None) -> dict[str, Any]:
     """Everything that ``gaff neox info`` says, as one JSON object (schema ``gaff.neox-info/1``)."""
-    home = home or default_home()
+    home = expanded(home) if home else default_home()
     used = in_use(neox_dir, home)
     return {
         "schema": SCHEMA,

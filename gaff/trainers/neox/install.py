@@ -17,7 +17,15 @@ from typing import Any, Protocol
 
 from gaff.errors import InputError, Problem
 from gaff.trainers.neox.checkout import Checkout
-from gaff.trainers.neox.home import FAMILY, SHORT_COMMIT, Installation, default_home, directory_name, installations
+from gaff.trainers.neox.home import (
+    FAMILY,
+    SHORT_COMMIT,
+    Installation,
+    default_home,
+    directory_name,
+    expanded,
+    installations,
+)
 from gaff.trainers.neox.install_build import HelperStep, OpsStep, ProofStep
 from gaff.trainers.neox.install_checks import (
     MB,
@@ -85,7 +93,7 @@ class Install:
     """
 
     def __init__(self, request: Request) -> None:
-        self.home = (request.home or default_home()).expanduser().absolute()
+        self.home = expanded(request.home) if request.home else default_home()
         _raise(list(check_place(self.home)))
         self.source = self._source(request)
         root = self.home / FAMILY / directory_name(self.source.commit, request.cpu)
@@ -111,9 +119,14 @@ class Install:
 
     def _torch(self, request: Request) -> list[str]:
         if request.torch is not None:
-            words = shlex.split(request.torch)
-            if not words:
-                raise InputError(Problem("no-torch", "--torch names nothing", f"name one, as {self.packages.torch}"))
+            remedy = f"name one, as {self.packages.torch}"
+            try:
+                words = shlex.split(request.torch)
+            except ValueError as error:
+                what = f"--torch {request.torch} cannot be read as a shell does ({error})"
+                raise InputError(Problem("no-torch", what, remedy)) from None
+            if not any("torch" in word for word in words):
+                raise InputError(Problem("no-torch", "--torch names no torch", remedy))
             return words
         present = self.site.wanted("torch")
         return present["requirements"] if present else [self.packages.torch]
@@ -123,7 +136,7 @@ class Install:
         first: list[Step] = [
             SourceStep(site, self.source),
             EnvironmentStep(site, self.foundation, chosen),
-            PackagesStep(site, "torch", self.torch, needed=False),
+            PackagesStep(site, "torch", self.torch, needed=("torch",)),
             PackagesStep(site, "requirements", extra.packages, extra.requirements_file, beside="torch"),
         ]
         helper: list[Step] = [] if site.in_place else [HelperStep(site)]
@@ -177,7 +190,8 @@ class Install:
         return "\n".join(lines)
 
     def _notice_of_packages(self) -> list[str]:
-        packages, torch = self.packages, " ".join(self.torch[:1])
+        packages = self.packages
+        torch = next((word for word in self.torch if word.startswith("torch")), "torch")
         listed = [torch, *([packages.requirements_file] if packages.requirements_file else []), *packages.packages]
         size = f"about {packages.download_mb:,} MB, {packages.disk_mb:,} MB installed ({packages.measured})"
         lines = [

@@ -106,6 +106,6 @@ def check_room(home: Path, disk_mb: int, download_mb: int) -> Iterator[Problem]:
 
 def existing_parent(path: Path) -> Path:
     """The path itself, or the nearest of its parents that exists."""
-    while not path.exists() and path != path.parent:
+    while not os.path.exists(path) and path != path.parent:
         path = path.parent
     return path

@@ -6,11 +6,11 @@ from __future__ import annotations
 import csv
 import hashlib
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gaff.trainers.neox.install_site import CommandError, Site
+from gaff.trainers.neox.install_site import CommandError, Site, without_credentials
 from gaff.trainers.neox.interpreter import NEEDED, Foundation, ask, ask_distributions
 
 _PIP = ("-m", "pip", "--no-input", "--disable-pip-version-check", "install", "--progress-bar", "off")
@@ -62,7 +62,7 @@ class PackagesStep:
         requirements: pip's arguments: requirements, and options where the user gave any.
         file: a list of requirements in the checkout.
         beside: an earlier step that installed the distribution of the same name, which must stay as it is.
-        needed: whether GPT-NeoX has all it needs once this is done.
+        needed: modules that must be there once this is done.
     """
 
     def __init__(
@@ -72,12 +72,12 @@ class PackagesStep:
         requirements: Sequence[str],
         file: str | None = None,
         beside: str | None = None,
-        needed: bool = True,
+        needed: Collection[str] = NEEDED,
     ) -> None:
         self.site, self.name, self.requirements, self.needed = site, name, tuple(requirements), needed
         self.beside, self.file = beside, None if file is None else site.checkout / file
         listed = [*([file] if file else []), *self.requirements]
-        self.aim = f"install {', '.join(listed)}"
+        self.aim = without_credentials(f"install {', '.join(listed)}")
 
     def wanted(self) -> dict[str, Any]:
         wanted: dict[str, Any] = {"requirements": list(self.requirements)}
@@ -89,7 +89,7 @@ class PackagesStep:
         """Whether all that was there when the step was done still is.  What was added or updated by hand is left."""
         try:
             present = ask_distributions(self.site.python)
-            missing = ask(self.site.python, isolated=True).missing if self.needed else ()
+            missing = self._missing()
         except OSError:
             return False
         return not missing and set(self.site.facts(self.name)["versions"]) <= set(present)
@@ -104,12 +104,15 @@ class PackagesStep:
                 "see pip's words there; it may be the network, a version that the index lacks, or a missing library"
             )
             raise self.site.failed(self.name, f"pip could not {self.aim}", str(error), remedy) from None
-        missing = ask(self.site.python, isolated=True).missing if self.needed else ()
+        missing = self._missing()
         if missing:
             names = ", ".join(NEEDED[module] for module in missing)
             remedy = f"install them with `{self.site.python} -m pip install`"
             raise self.site.failed(self.name, "after pip was done GPT-NeoX still lacks packages", names, remedy)
         return {"versions": ask_distributions(self.site.python)}
+
+    def _missing(self) -> list[str]:
+        return [module for module in ask(self.site.python, isolated=True).missing if module in self.needed]
 
     def _kept(self) -> list[str]:
         """As installed, without the options with which it was found: an index for torch alone has nothing else."""

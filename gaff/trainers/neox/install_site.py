@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
 import socket
 import subprocess
 import time
@@ -25,6 +26,7 @@ CHECKOUT_NAME, LOCK_NAME, LOG_NAME = "gpt-neox", "lock", "install.log"
 _POLL_S = 0.5
 _DECISIVE = re.compile(r"\berror\b|\bfatal\b|Error:", re.IGNORECASE)
 _QUOTED_LINES, _LINE_LENGTH = 3, 300
+_FULL_MB = 20  # less than that on the disk is why a step failed
 _CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")
 #: Variables that would lead pip, Python or git somewhere else than into this installation.
 _MISLEADING = (
@@ -160,7 +162,13 @@ class Site:
         return output
 
     def failed(self, step: str, what: str, said: str, remedy: str) -> GaffError:
-        """The error for a step that did not succeed: ``what`` went wrong, and what its command ``said``."""
+        """The error for a step that did not succeed: ``what`` went wrong, and what its command ``said``.
+
+        A full disk is told instead: commands complain of it in many ways, and of other things that follow from it.
+        """
+        free_mb = shutil.disk_usage(self.root).free // 10**6
+        if free_mb < _FULL_MB:
+            said, remedy = f"its disk is full ({free_mb} MB are free)", "make room there"
         remedy += "; what is done stays done, the same command carries on"
         return GaffError(Problem(f"install-{step}", f"{what}: {said}", remedy, Location(str(self.log))))
 

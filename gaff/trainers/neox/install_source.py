@@ -14,6 +14,7 @@ from typing import Any
 
 from gaff.errors import GaffError, InputError, Location, Problem
 from gaff.trainers.neox.checkout import Checkout
+from gaff.trainers.neox.home import expanded
 from gaff.trainers.neox.install_site import CommandError, Site, decisive_lines, without_credentials
 from gaff.trainers.neox.versions import PINNED_COMMIT, REPOSITORY
 
@@ -50,7 +51,9 @@ def resolve(named: str | None, ref: str | None) -> Source:
     Raises:
         InputError: there is no such source, or no such commit in it.
     """
-    path = Path(named).expanduser().absolute() if named else None
+    if ref is not None and _FULL_COMMIT.fullmatch(ref.lower()):
+        ref = ref.lower()
+    path = expanded(Path(named)) if named else None
     if path is not None and path.exists():
         if ref is None and Checkout(path).problem() is None:
             return Source(str(path), Checkout(path).commit, in_place=True)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 _TIMEOUT_S = 60.0
+_MOST_SAID = 120  # characters of what it complained about
 #: Module that GPT-NeoX imports -> distribution that has it.
 NEEDED: Mapping[str, str] = {
     "torch": "torch",
@@ -166,8 +167,11 @@ def _answer(python: str, question: str, *arguments: str, isolated: bool) -> Any:
         return json.loads(done.stdout)
     except subprocess.CalledProcessError as error:
         said = (error.stderr or "").strip().splitlines()
-        raise OSError(f"it exited with {error.returncode}{f', saying: {said[-1]}' if said else ''}") from None
+        last = f", saying: {said[-1][:_MOST_SAID]}" if said else ""
+        raise OSError(f"it exited with {error.returncode}{last}") from None
     except subprocess.TimeoutExpired:
         raise OSError(f"it did not answer within {_TIMEOUT_S:.0f} s") from None
     except ValueError:
         raise OSError("its answer is not that of a Python") from None
+    except OSError as error:
+        raise OSError(error.strerror or str(error)) from None

@@ -113,7 +113,9 @@ def launcher_variables(nodes: Nodes, config: Config, base: Mapping[str, str], po
     variables: dict[str, str] = {}
     if nodes.hostfile is not None and VARIABLE in base:
         variables[VARIABLE] = str(nodes.hostfile)  # it beats the key, so let both say the same
-    if nodes.launcher == "slurm":
+    if nodes.launcher == "local" and nodes.hostfile is not None:
+        variables["MASTER_ADDR"] = text(config, "master_addr") or "127.0.0.1"  # it beats the key, too
+    elif nodes.launcher == "slurm":
         variables |= _slurm_variables(nodes, config, base, port)
     elif nodes.launcher == "openmpi":
         # DeepSpeed's Open MPI runner demands them before it calls mpirun, which then sets those of each rank.

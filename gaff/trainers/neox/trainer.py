@@ -8,6 +8,7 @@ What GAFF tells it goes through config keys alone: ``iteration`` (which tag), ``
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -15,13 +16,14 @@ from typing import Any
 
 import yaml
 
-from gaff.errors import Location, Problem
+from gaff.checkpoint.tag import TagFiles, tag_name
+from gaff.errors import InputError, Location, Problem
 from gaff.plan.config import Config
 from gaff.trainers.contract import Launch, SegmentRequest
 from gaff.trainers.neox.check_launcher import check_mpi4py, unreachable
 from gaff.trainers.neox.checkout import Checkout
 from gaff.trainers.neox.container import look_inside
-from gaff.trainers.neox.device import SHIM, check_device, cpu_environment
+from gaff.trainers.neox.device import NO_SHIM, SHIM, check_accelerator, check_device, cpu_environment
 from gaff.trainers.neox.interpreter import NEEDED, ask
 from gaff.trainers.neox.launchers import nodes_of
 from gaff.trainers.neox.launching import base_environment, build_launch, launch_keys, launch_problems
@@ -52,7 +54,7 @@ class NeoxTrainer:
 
         Starts its Python for a moment (or the image that it is in); launches nothing.
         """
-        problems = [*check_device(config), *launch_problems(config, os.environ)]
+        problems = [*check_device(config), *check_accelerator(config, os.environ), *launch_problems(config, os.environ)]
         if config.gaff.container is not None:
             return problems or look_inside(config)
         missing = Checkout(self.root).problem()
@@ -92,13 +94,22 @@ class NeoxTrainer:
         return launch_keys(config, os.environ)
 
     def prepare(self, config: Config, request: SegmentRequest) -> Launch:
-        """Write ``neox.yml`` into the segment's directory, and what carries variables to other nodes."""
+        """Write ``neox.yml`` into the segment's directory, and what carries variables to other nodes.
+
+        Raises:
+            InputError: the hostfile, read anew for each segment, is wrong or names another number of ranks.
+        """
+        _refuse_other_ranks(config, request)
         path = request.directory / CONFIG_NAME
         keys = segment_keys(config, request, validates_pipelines=False, launcher=self.launcher_keys(config))
         path.write_text(yaml.safe_dump(keys, sort_keys=False), encoding="utf-8")
-        # empty: a shim that this shell left on PYTHONPATH stays off unless the config asks for it
         base = base_environment(config, os.environ)
-        environment = {"PATH": self.search_path(base), "PYTHONUNBUFFERED": "1", "GAFF_CPU_SHIM": ""}
+        environment = {
+            "PATH": self.search_path(base),
+            "PYTHONUNBUFFERED": "1",
+            "PYTHONSAFEPATH": "",  # else deepy.py would not find megatron beside it
+            **NO_SHIM,
+        }
         shim = None
         if config.gaff.device != "gpu":
             shim = SHIM
@@ -113,8 +124,29 @@ class NeoxTrainer:
 
         Source: contract, section 10.
         """
-        own = Path(self.python).parent
-        return os.pathsep.join([str(own), *_base_of(own), base.get("PATH", os.defpath)])
+        before = base.get("PATH", os.defpath)
+        python = self.python if os.sep in self.python else shutil.which(self.python, path=before)
+        if python is None:  # a name that only an image knows
+            return before
+        own = Path(python).parent
+        return os.pathsep.join([str(own), *_base_of(own), before])
+
+
+def _refuse_other_ranks(config: Config, request: SegmentRequest) -> None:
+    """The number of ranks decides the batch, and so the order of the data; with ZeRO 0 nothing else would say so.
+
+    Source: contract, sections 7.4 and "Surprises", 14.
+    """
+    nodes = nodes_of(config, os.environ)
+    tag = request.save / tag_name(request.start)
+    if nodes.ranks is None or not request.start or not tag.is_dir():
+        return
+    split = TagFiles(tag).topology
+    before = split.tensor * max(1, split.pipeline) * split.data
+    if nodes.ranks != before:
+        what = f"{tag.name} was written by {before} rank{'s' * (before > 1)}, and the hostfile now names {nodes.ranks}"
+        remedy = "let it name as many as before: batch size and order of the data hang on it"
+        raise InputError(Problem("ranks-changed", what, remedy, Location(str(nodes.hostfile))))
 
 
 def _base_of(folder: Path) -> list[str]:

@@ -13,7 +13,6 @@ import netrc
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from urllib.parse import urlsplit
 
 from gaff.errors import Problem
@@ -72,7 +71,7 @@ def check_version(config: Config, version: str | None) -> Iterator[Problem]:
     if version is None:
         what = "`use_wandb: true`, and GPT-NeoX's Python has no wandb"
         yield config.problem("wandb-missing", "use_wandb", what, remedy)
-    elif tuple(int(part) for part in version.split(".")[:2] if part.isdigit()) > _NEWEST:
+    elif tuple(int(part) for part in version.split(".")[:2] if part.isdecimal()) > _NEWEST:
         what = f"wandb {version} is too new for GPT-NeoX, which calls a function that {newest} was the last to have"
         yield config.problem("wandb-too-new", "use_wandb", what, remedy)
 
@@ -93,6 +92,10 @@ def check_wandb(config: Config, nodes: Nodes, environ: Mapping[str, str]) -> Ite
         remedy = "run `wandb login`, or export WANDB_API_KEY (any text with WANDB_MODE=offline)"
         yield config.problem("wandb-no-key", "use_wandb", what, remedy)
     if one_process_logs(config, nodes):
+        if "WANDB_RUN_ID" in environ and "WANDB_RUN_ID" not in dict(config.gaff.environment):
+            what = f"WANDB_RUN_ID in this shell makes every segment go on with the W&B run {environ['WANDB_RUN_ID']}"
+            remedy = "unset WANDB_RUN_ID if another run left it there; if it is meant, say so in `gaff: environment`"
+            yield config.problem("wandb-id-of-shell", "use_wandb", what, remedy)
         return
     several = "every rank" if flag(config, "wandb_init_all_ranks") else "a process on every node"
     if "WANDB_RUN_ID" in base:
@@ -109,11 +112,11 @@ def _has_key(config: Config, base: Mapping[str, str]) -> bool:
     """As ``get_wandb_api_key`` looks for it: WANDB_LOCAL, WANDB_API_KEY, else the machine's entry in ~/.netrc."""
     if "WANDB_LOCAL" in base or "WANDB_API_KEY" in base:
         return True
-    host = urlsplit(text(config, "wandb_host") or _HOST).netloc.split(":")[0]
     named = base.get("NETRC")
-    for path in [Path(named)] if named else [Path.home() / ".netrc", Path.home() / "_netrc"]:
+    for path in [named] if named else ["~/.netrc", "~/_netrc"]:
         try:
+            host = urlsplit(text(config, "wandb_host") or _HOST).netloc.split(":")[0]
             return netrc.netrc(os.path.expanduser(path)).authenticators(host) is not None
-        except (OSError, netrc.NetrcParseError):
+        except (OSError, ValueError, netrc.NetrcParseError):  # ValueError: the host is none, or the file no text
             continue
     return False

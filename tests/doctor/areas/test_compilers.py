@@ -34,7 +34,7 @@ FINE = CompilerFacts(
     kernels=(),
     neox=NEOX,
     python_config=("/py/bin/python3-config", SUFFIX),
-    helper=(),
+    helper_built=False,
 )
 
 
@@ -60,7 +60,7 @@ def test_a_python_config_of_another_python_gets_the_right_one_before_it() -> Non
     finding = found(other)["python-config"]
     assert finding.level == "problem"
     assert finding.remedy == "ln -s /py/bin/python3.11-config /neox/bin/python3-config"
-    assert found(replace(other, helper=(f"helpers{SUFFIX}",)))["python-config"].level == "warning"
+    assert found(replace(other, helper_built=True))["python-config"].level == "warning"
 
 
 def test_no_python_config_no_make_no_headers() -> None:

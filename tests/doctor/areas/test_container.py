@@ -32,6 +32,14 @@ def test_apptainer(load: Callable[..., Any], programs: Programs) -> None:
     assert "container-image" not in found(environment, config)
 
 
+def test_an_image_with_a_blank_in_its_path(load: Callable[..., Any], programs: Programs) -> None:
+    config = load("gaff.container={engine: apptainer, image: my images/neox.sif}")
+    findings = found(programs(apptainer="echo apptainer version 1.3.4"), config)
+    image = str(Path("my images/neox.sif").absolute())
+    assert (findings["container-image"].remedy or "").startswith(f"apptainer build '{image}' ")
+    assert f" '{image}' python -m gaff" in (findings["container-inside"].remedy or "")
+
+
 def test_docker_without_its_daemon(load: Callable[..., Any], programs: Programs) -> None:
     config = load("gaff.container={engine: docker, image: gpt-neox}")
     denied = 'case "$1" in info) echo "permission denied" >&2; exit 1;; *) echo Docker version 27.1.1;; esac'

@@ -85,7 +85,7 @@ def test_a_torch_that_the_driver_cannot_run() -> None:
     old = replace(a100s(2), driver=(470, 82, 1), cuda=(11, 4))
     finding = found(replace(FINE, gpus=old, visible=old.found))["driver"]
     assert finding.level == "problem"
-    assert "cu114" in (finding.remedy or "")
+    assert "builds for CUDA 11.4" in (finding.remedy or "")
     assert found(replace(FINE, torch_cuda=(12, 8))) == {}  # a newer minor version runs
 
 
@@ -143,3 +143,8 @@ def test_what_is_asked_of_the_machine(load: Callable[..., object]) -> None:
     assert (facts.needed, len(facts.visible), facts.elsewhere) == (True, 4, False)
     cpu = load("gaff.device=cpu")
     assert gather(Subject({"PATH": ""}, cpu, given_gpus=a100s(0))).needed is False  # type: ignore[arg-type]
+
+
+def test_a_gpu_without_memory_of_its_own_is_listed_without() -> None:
+    shared = Gpus((Gpu(0, "GPU-b", "NVIDIA GB10", 0, 0, (12, 1)),))
+    assert next(iter(judge(replace(FINE, gpus=shared)))).what == "1 × NVIDIA GB10, compute capability 12.1"

@@ -60,3 +60,8 @@ def test_a_model_that_cannot_be_counted(load: Callable[..., Any]) -> None:
 
 def test_on_the_cpu_it_is_no_matter(load: Callable[..., Any]) -> None:
     assert list(examine(Subject({}, load("gaff.device=cpu"), given_gpus=a100s(0)))) == []
+
+
+def test_a_gpu_that_does_not_say_how_much_memory_it_has_is_not_one_of_none(load: Callable[..., Any]) -> None:
+    shared = Gpus((Gpu(0, "GPU-b", "NVIDIA GB10", 0, 0, (12, 1)),))
+    assert one(list(examine(Subject({}, load(), given_gpus=shared)))).level == "note"

@@ -13,6 +13,7 @@ from gaff.doctor.areas.neox import NeoxFacts, gather, judge, needed_packages
 from gaff.doctor.finding import Finding
 from gaff.doctor.neox_python import NeoxPython
 from gaff.doctor.subject import Subject
+from gaff.errors import Problem
 from gaff.trainers.neox.interpreter import Interpreter
 from gaff.trainers.neox.versions import PINNED_COMMIT
 from tests.doctor.conftest import a100s
@@ -24,7 +25,7 @@ def python(**versions: str | None) -> NeoxPython:
     return NeoxPython("/neox/bin/python", Interpreter("/neox/bin/python", (3, 11, 7), (), {**VERSIONS, **versions}))
 
 
-FINE = NeoxFacts(Path("/neox"), None, PINNED_COMMIT, (), True, python(), {})
+FINE = NeoxFacts(Path("/neox"), None, PINNED_COMMIT, (), "gaff neox install", python(), {})
 
 
 def found(facts: NeoxFacts) -> dict[str, Finding]:
@@ -37,11 +38,28 @@ def test_the_tested_commit_and_versions_are_fine() -> None:
 
 
 def test_no_gpt_neox_at_all() -> None:
-    with_gpu = found(replace(FINE, root=None))["no-gpt-neox"]
-    assert (with_gpu.level, (with_gpu.remedy or "").split("  #")[0]) == ("problem", "gaff neox install")
-    assert (found(replace(FINE, root=None, gpus=False))["no-gpt-neox"].remedy or "").startswith(
-        "gaff neox install --cpu"
-    )
+    finding = found(replace(FINE, root=None))["no-gpt-neox"]
+    assert (finding.level, (finding.remedy or "").split("  #")[0]) == ("problem", "gaff neox install")
+
+
+@pytest.mark.parametrize(
+    ("named_by", "remedy"),
+    [
+        (None, "gaff neox install"),
+        ("--neox-dir", "gaff neox install  # and leave --neox-dir out"),
+        ("GPT_NEOX_DIR", "unset GPT_NEOX_DIR  # after: gaff neox install"),
+        ("gaff.neox_dir", "-o gaff.neox_dir=null  # after: gaff neox install"),
+    ],
+)
+def test_what_names_a_wrong_checkout_has_to_go(named_by: str | None, remedy: str) -> None:
+    wrong = replace(FINE, problem=Problem("no-gpt-neox", "is none", "name one"), named_by=named_by)
+    assert found(wrong)["no-gpt-neox"].remedy == remedy
+
+
+@pytest.mark.parametrize("named_by", [None, "GPT_NEOX_DIR"])
+def test_a_named_checkout_is_mended_itself(named_by: str | None) -> None:
+    remedy = found(replace(FINE, commit="0" * 40, named_by=named_by))["neox-commit"].remedy
+    assert remedy == (f"git -C /neox checkout {PINNED_COMMIT[:8]}" if named_by else "gaff neox install")
 
 
 def test_another_commit_and_changed_files() -> None:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 
 import pytest
@@ -42,6 +43,22 @@ def test_a_python_for_gpt_neox_that_does_not_run() -> None:
     assert (finding.id, finding.level) == ("neox-python", "problem")
     assert "/no/python" in finding.what
     assert "No such file" in finding.what
+
+
+@pytest.mark.parametrize(
+    ("named_by", "remedy"),
+    [
+        (None, "gaff neox install --cpu  # or name another: export GPT_NEOX_PYTHON=PATH"),
+        ("GPT_NEOX_PYTHON", "unset GPT_NEOX_PYTHON  # or name another; one of its own makes: gaff neox install --cpu"),
+        ("gaff.neox_python", "-o gaff.neox_python=null  # or name another; one of its own makes: "
+                             "gaff neox install --cpu"),
+    ],
+)  # fmt: skip
+def test_what_names_a_wrong_python_has_to_go(named_by: str | None, remedy: str) -> None:
+    own = NeoxPython(sys.executable, Interpreter(sys.executable, (3, 11, 7), ("torch",), {}))
+    for wrong in (NeoxPython("/no/python", None, "No such file or directory"), own):
+        facts = replace(FINE, neox=wrong, named_by=named_by, install="gaff neox install --cpu")
+        assert list(judge(facts))[-1].remedy == remedy
 
 
 @pytest.mark.parametrize("version", [(3, 7, 1), (3, 13, 0)])

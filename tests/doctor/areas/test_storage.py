@@ -87,9 +87,10 @@ def test_facts_of_a_real_directory(load: Callable[..., Any], project: Path, prog
     assert facts.loader == 2 * 100 * 2 * 33 * 8
 
 
-def test_a_save_directory_that_is_a_file(load: Callable[..., Any], project: Path) -> None:
+def test_a_run_directory_that_is_a_file(load: Callable[..., Any], project: Path) -> None:
     (project / "taken").touch()
-    findings = {finding.id: finding for finding in examine(Subject({}, load("save=taken"), given_gpus=a100s(0)))}
+    subject = Subject({}, load(), project / "taken", given_gpus=a100s(0))
+    findings = {finding.id: finding for finding in examine(subject)}
     assert findings["directory-unusable"].level == "problem"
 
 
@@ -97,3 +98,27 @@ def test_nothing_is_left_behind(project: Path) -> None:
     before = sorted(project.rglob("*"))
     list(examine(Subject({}, root=project / "runs", given_gpus=a100s(0))))
     assert sorted(project.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("overrides", "gpus", "loaders"),
+    [
+        ([], 8, 8),
+        ([], 0, 0),  # the run will be elsewhere
+        (["model_parallel_size=2"], 8, 4),
+        (["pipe_parallel_size=4"], 8, 2 * 2),  # the first and the last stage of each of two replicas
+        (["gaff.device=cpu", "global_num_gpus=4"], 8, 4),
+    ],
+)
+def test_how_many_loaders_there_are(load: Callable[..., Any], overrides: list[str], gpus: int, loaders: int) -> None:
+    config = load("gaff.trainer=neox", *overrides)
+    facts = gather(Subject({"PATH": ""}, config, given_gpus=a100s(gpus)))
+    assert facts.loader == loaders * 100 * 2 * 33 * 8
+
+
+def test_where_save_is_named_another_run_directory_would_not_help(load: Callable[..., Any]) -> None:
+    small = replace(FINE, place=replace(DISK, free=GB // 2))
+    assert "--run-dir" in (found(small)["room"].remedy or "")
+    assert (found(replace(small, named=True))["room"].remedy or "").startswith("-o save=DIR")
+    facts = gather(Subject({"PATH": ""}, load("save=runs/global_step/x"), given_gpus=a100s(0)))
+    assert (facts.named, facts.problem) == (True, None)  # told with the config

@@ -177,3 +177,8 @@ def test_ranks_are_arranged() -> None:
 def test_vocabulary_is_padded() -> None:
     assert settings.padded_vocab_size({}, 50277) == 50304
     assert settings.padded_vocab_size({}, 512) == 512
+
+
+def test_a_decay_lasts_at_least_one_iteration() -> None:
+    """As in GPT-NeoX: a fraction that comes to none would divide by zero."""
+    assert settings.schedule_settings({**NEOX, "lr_decay_iters": None, "lr_decay_fraction": 0.001}).end_iter == 1

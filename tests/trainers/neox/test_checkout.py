@@ -57,7 +57,12 @@ def test_what_is_no_gpt_neox_is_told_by_what_it_lacks(tmp_path: Path) -> None:
 
 def test_the_helper_is_that_of_one_python(tmp_path: Path) -> None:
     checkout = Checkout(write_tree(tmp_path / "gpt-neox"))
-    assert not checkout.helper_built
-    checkout.helper(".cpython-39-x86_64-linux-gnu.so").touch()
-    assert checkout.helper_built
-    assert not checkout.helper(".cpython-311-x86_64-linux-gnu.so").is_file()
+    assert checkout.helper(".cpython-311-x86_64-linux-gnu.so") == (
+        checkout.root / "megatron" / "data" / "helpers.cpython-311-x86_64-linux-gnu.so"
+    )
+
+
+def test_a_directory_that_the_system_refuses_is_no_checkout() -> None:
+    problem = Checkout(Path("/" + "x" * 300)).problem()
+    assert problem is not None
+    assert problem.what == "cannot be looked into (File name too long)"

@@ -322,3 +322,33 @@ def test_the_real_docker_takes_the_command_line(tmp_path: Path) -> None:
     wrong = [word.replace("source=", "sauce=") for word in launch.argv]
     done = subprocess.run(wrong, env=nobody, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert "sauce" in done.stderr
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_an_engine_that_fails_in_any_encoding_is_told(
+    tmp_path: Path, engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / engine
+    words = r"d\351mon arr\352t\351\n\nRun \047docker run --help\047 for more information\n"
+    program.write_text(f"#!/bin/sh\nprintf '{words}' >&2; exit 125\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    (problem,) = look_inside(with_container(tmp_path, engine))
+    assert "does not run (d\ufffdmon arr\ufffdt\ufffd)" in problem.what
+
+
+def test_an_engine_that_answers_nothing_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither is the command that would remove what it was told to start."""
+    (tmp_path / "docker").write_text("#!/bin/sh\nexec sleep 600\n")
+    (tmp_path / "docker").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr("gaff.trainers.neox.container._TIMEOUT_S", 0.5)
+    (problem,) = look_inside(with_container(tmp_path))
+    assert "it did not answer within" in problem.what
+
+
+@pytest.mark.parametrize("key", ["binds", "options"])
+def test_words_that_no_command_line_can_have_are_refused(tmp_path: Path, key: str) -> None:
+    (tmp_path / "image").touch()
+    config = with_container(tmp_path, container={key: ["a\0b"]})
+    assert [problem.id for problem in check_container(config, Nodes("local", {}), everything)] == ["container-text"]

@@ -146,3 +146,8 @@ print([round(x, 4) for x in w.tolist()], [round(x, 4) for x in m.tolist()])
     said = python(code, GAFF_CPU_SHIM="3", DS_ACCELERATOR="cpu", LOCAL_SIZE="3").stdout.splitlines()
     # Lion: update = sign(0.9 m + 0.1 g) = (-1, -1); w = 1 (1 - 0.1 * 0.2) + 0.1; m = 0.99 m + 0.01 g
     assert said[-3:] == ["cpu True 3", "False True", "[1.08, 1.08] [-0.985, -0.02]"]
+
+
+def test_who_looks_for_torch_before_it_is_imported_does_not_lose_the_shim() -> None:
+    code = "import importlib.util; importlib.util.find_spec('torch'); import torch; print(torch.cuda.device_count())"
+    assert python(code, GAFF_CPU_SHIM="3").stdout == "3\n"

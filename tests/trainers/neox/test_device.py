@@ -12,7 +12,7 @@ import yaml
 from gaff.plan.config import Config, load_config
 from gaff.trainers.contract import SegmentRequest
 from gaff.trainers.neox import device
-from gaff.trainers.neox.device import SHIM, check_device, cpu_environment
+from gaff.trainers.neox.device import SHIM, check_accelerator, check_device, cpu_environment
 from gaff.trainers.neox.trainer import NeoxTrainer
 from tests.live import write_config
 
@@ -40,8 +40,9 @@ def test_a_launch_on_gpus_switches_off_a_shim_that_the_shell_has_on(
     tmp_path: Path, config: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GAFF_CPU_SHIM", "8")
+    monkeypatch.setenv("GAFF_CPU_SHIM_BESIDE_GPUS", "1")
     environment, keys = launch(config("distributed_backend=nccl"), tmp_path)
-    assert environment["GAFF_CPU_SHIM"] == ""
+    assert environment["GAFF_CPU_SHIM"] == environment["GAFF_CPU_SHIM_BESIDE_GPUS"] == ""
     assert "PYTHONPATH" not in environment
     assert keys["distributed_backend"] == "nccl"
 
@@ -88,7 +89,7 @@ def test_a_cpu_config_on_a_machine_with_gpus_is_refused_unless_that_is_meant(
     assert "/dev/nvidia0" in problem.what
     assert list(check_device(config("gaff.device=cpu-beside-gpus"))) == []
     assert list(check_device(config())) == []
-    assert "GAFF_CPU_SHIM_BESIDE_GPUS" not in cpu_environment(config("gaff.device=cpu"), {}, None)
+    assert cpu_environment(config("gaff.device=cpu"), {}, None)["GAFF_CPU_SHIM_BESIDE_GPUS"] == ""
     assert cpu_environment(config("gaff.device=cpu-beside-gpus"), {}, None)["GAFF_CPU_SHIM_BESIDE_GPUS"] == "1"
 
 
@@ -106,3 +107,25 @@ def test_what_needs_a_gpu_is_refused_by_name(config: Make, override: str, key: s
     (problem,) = check_device(config("gaff.device=cpu", override))
     assert (problem.id, key in problem.what) == ("needs-gpu", True)
     assert list(check_device(config(override))) == []
+
+
+@pytest.mark.parametrize("device_name", ["cpu", "cpu-beside-gpus"])
+def test_no_shell_can_let_the_shim_overlook_a_gpu_or_leave_out_ranks(
+    tmp_path: Path, config: Make, monkeypatch: pytest.MonkeyPatch, device_name: str
+) -> None:
+    left_over = {"GAFF_CPU_SHIM_BESIDE_GPUS": "yes", "CUDA_VISIBLE_DEVICES": "0", "DS_ACCELERATOR": "cuda"}
+    for name, value in left_over.items():
+        monkeypatch.setenv(name, value)
+    environment, _ = launch(config(f"gaff.device={device_name}"), tmp_path)
+    assert environment["GAFF_CPU_SHIM_BESIDE_GPUS"] == ("" if device_name == "cpu" else "1")
+    assert (environment["CUDA_VISIBLE_DEVICES"], environment["DS_ACCELERATOR"]) == ("", "cpu")
+
+
+def test_a_variable_that_would_leave_the_gpus_idle_is_refused(config: Make) -> None:
+    (problem,) = check_accelerator(config(), {"DS_ACCELERATOR": "cpu"})
+    assert (problem.id, "unset DS_ACCELERATOR" in problem.remedy) == ("cpu-accelerator", True)
+    (problem,) = check_accelerator(config('gaff.environment={"DS_ACCELERATOR": "cpu"}'), {})
+    assert "in `gaff: environment`" in problem.what
+    for good in ({}, {"DS_ACCELERATOR": "cuda"}):
+        assert list(check_accelerator(config(), good)) == []
+    assert list(check_accelerator(config("gaff.device=cpu"), {"DS_ACCELERATOR": "cpu"})) == []

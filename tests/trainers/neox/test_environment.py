@@ -55,7 +55,14 @@ def test_what_a_value_may_hold_depends_on_the_launcher(tmp_path: Path, value: st
         assert found == ([] if good else ["environment-value"])
 
 
-@pytest.mark.parametrize("name", ["RANK", "GAFF_RUN_ID", "DS_ENV_FILE", "WORLD_SIZE"])
+def test_a_value_that_no_variable_can_have_is_refused(tmp_path: Path) -> None:
+    config = config_of(tmp_path, **{"gaff.environment": {"ANY": "x\0y"}})
+    assert [problem.id for problem in check_environment(config, {}, LOCAL)] == ["environment-value"]
+
+
+@pytest.mark.parametrize(
+    "name", ["RANK", "GAFF_RUN_ID", "DS_ENV_FILE", "WORLD_SIZE", "GAFF_CPU_SHIM", "GAFF_CPU_SHIM_BESIDE_GPUS"]
+)
 def test_what_launcher_or_gaff_sets_is_not_the_configs(tmp_path: Path, name: str) -> None:
     config = config_of(tmp_path, **{"gaff.environment": {name: "1"}})
     assert [problem.id for problem in check_environment(config, {})] == ["environment-reserved"]

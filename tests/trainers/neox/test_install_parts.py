@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from gaff.errors import InputError
 from gaff.trainers.neox.home import default_home, installations
 from gaff.trainers.neox.install import Install, Request
 from gaff.trainers.neox.install_checks import check_place, check_room, check_tools, choose_python
-from gaff.trainers.neox.install_environment import mend
+from gaff.trainers.neox.install_environment import PackagesStep, mend
 from gaff.trainers.neox.install_site import Site, decisive_lines, without_credentials
 from gaff.trainers.neox.install_source import resolve
 from gaff.trainers.neox.interpreter import ask_foundation
@@ -254,3 +255,19 @@ def test_what_a_killed_pip_left_half_done_is_taken_away_and_nothing_else(tmp_pat
     mend(tmp_path)
     assert whole.is_dir()
     assert [half.name for half in halves if half.exists()] == []
+
+
+def test_a_step_that_failed_on_a_full_disk_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    site = Site(tmp_path, tmp_path / "gpt-neox", None, cpu=True)
+    told = site.failed("torch", "pip could not install torch", "exit code 1", "see pip's words there")
+    assert "pip could not install torch: exit code 1; see pip's words there" in str(told)
+    usage = shutil.disk_usage(tmp_path)._replace(free=3_000_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    told = site.failed("torch", "pip could not install torch", "exit code 1", "see pip's words there")
+    assert "its disk is full (3 MB are free); make room there; what is done stays done" in str(told)
+
+
+def test_a_credential_of_an_index_is_not_shown(tmp_path: Path) -> None:
+    site = Site(tmp_path, tmp_path / "gpt-neox", None, cpu=True)
+    step = PackagesStep(site, "torch", ["torch", "--index-url", "https://me:secret@host/simple"])
+    assert step.aim == "install torch, --index-url, https://host/simple"

@@ -44,6 +44,8 @@ def test_a_hostfile_is_read_as_deepspeed_reads_it(tmp_path: Path) -> None:
         ("n1 slots=2\nn1 slots=2\n", 2, "twice"),
         ("n1 slots=2\n\nn2 slots = 2\n", 3, "no line of a hostfile"),
         ("n1 slots=0\n", 1, "no slots"),
+        ("n1 slots=999999999999\n", 1, "so many slots"),
+        (f"n1 slots={'9' * 5000}\n", 1, "so many slots"),
         ("n1;reboot slots=2\n", 1, "no name of a host"),
         ("-oProxyCommand=x slots=2\n", 1, "no name of a host"),
         ("# nobody\n", 0, "names no host"),
@@ -90,6 +92,7 @@ def test_filters_agree_with_deepspeeds_own(tmp_path: Path) -> None:
         {"include": "a:0", "num_gpus": 1},
         {"include": "z"},
         {"include": "a:7"},
+        {"include": "a:²"},
         {"include": "a:"},
         {"include": "a"},  # DeepSpeed leaves out a host that it names without slots
         {"exclude": "a@b"},
@@ -182,6 +185,27 @@ def test_an_address_that_the_environment_beats_is_told(tmp_path: Path) -> None:
     keys = {"hostfile": str(hostfile(tmp_path)), "master_addr": "10.0.0.1"}
     assert "master-addr" in ids(tmp_path, {"MASTER_ADDR": "10.0.0.2"}, **keys)
     assert "master-addr" not in ids(tmp_path, {"MASTER_ADDR": "10.0.0.1"}, **keys)
+
+
+def test_on_one_machine_an_address_that_the_shell_has_left_over_counts_for_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "one-host"
+    path.write_text("localhost slots=2\n")
+    for key, address in ((None, "127.0.0.1"), ("127.0.0.2", "127.0.0.2")):
+        config = config_of(tmp_path, hostfile=str(path), master_addr=key)
+        left_over = {"MASTER_ADDR": "10.0.0.2"}
+        variables = launcher_variables(nodes_of(config, left_over), config, left_over, 1)
+        assert variables["MASTER_ADDR"] == address
+        assert "master-addr" not in ids(tmp_path, left_over, hostfile=str(path), master_addr=key)
+
+
+def test_what_ssh_says_may_be_in_any_encoding(
+    tmp_path: Path, cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "ssh").write_bytes(b"#!/bin/sh\nprintf 'acc\\350s refus\\351' >&2; exit 255\n")
+    (tmp_path / "ssh").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{cluster.environ['PATH']}")
+    problems = unreachable(nodes_of(config_of(tmp_path, hostfile=str(hostfile(tmp_path))), {}))
+    assert {"(acc\ufffds refus\ufffd)" in problem.what for problem in problems} == {True}
 
 
 def test_mpi_needs_mpi4py_and_its_one_port(tmp_path: Path) -> None:

@@ -70,6 +70,7 @@ def test_the_python_of_gpt_neox_comes_first_on_its_path(tmp_path: Path, checkout
     trainer = NeoxTrainer(checkout, "/opt/neox/bin/python")
     launch = trainer.prepare(config_of(tmp_path), SegmentRequest(0, 10, tmp_path / "save", tmp_path, 1, "r1"))
     assert launch.argv[0] == "/opt/neox/bin/python"
+    assert launch.env["PYTHONSAFEPATH"] == ""  # whatever this shell has: modules beside deepy.py are imported
     assert launch.env["PATH"].split(os.pathsep)[0] == "/opt/neox/bin"
 
 
@@ -131,3 +132,28 @@ def test_unmodified_gpt_neox_trains_resets_and_resumes(tmp_path: Path) -> None:
     assert [(e["reset"], e["iteration"]) for e in journal(root, "reset_done")] == [(1, 10), (2, 20)]
     for iteration in (10, 20, 30):
         assert finish(gaff("surgery", "verify", root / "checkpoints" / f"global_step{iteration}"))[0] == 0
+
+
+def test_a_python_known_by_name_is_looked_up_and_nothing_relative_comes_onto_its_path(
+    tmp_path: Path, checkout: Path
+) -> None:
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    (folder / "python-of-mine").symlink_to(sys.executable)
+    trainer = NeoxTrainer(checkout, "python-of-mine")
+    assert trainer.search_path({"PATH": f"/usr/bin:{folder}"}).split(os.pathsep)[0] == str(folder)
+    assert NeoxTrainer(checkout, "python-of-an-image").search_path({"PATH": "/usr/bin"}) == "/usr/bin"
+
+
+def test_a_hostfile_that_changed_between_two_segments_is_refused(
+    tmp_path: Path, checkout: Path, unpacked_checkpoints: Path
+) -> None:
+    save = unpacked_checkpoints / "zero0-fp32-dp2"
+    hosts = tmp_path / "hosts"
+    hosts.write_text("localhost slots=2\n")
+    config = config_of(tmp_path, f"hostfile={hosts}", "global_num_gpus=null")
+    request = SegmentRequest(5, 10, save, tmp_path, 1, "r1")
+    NeoxTrainer(checkout).prepare(config, request)
+    hosts.write_text("localhost slots=1\n")
+    with pytest.raises(InputError, match="global_step5 was written by 2 ranks, and the hostfile now names 1"):
+        NeoxTrainer(checkout).prepare(config, request)

@@ -102,3 +102,18 @@ def test_a_key_in_netrc_counts_for_its_host(tmp_path: Path) -> None:
 def test_the_package_must_be_there_and_not_too_new(tmp_path: Path, version: str | None, expected: list[str]) -> None:
     assert [p.id for p in check_version(config_of(tmp_path, use_wandb=True), version)] == expected
     assert not list(check_version(config_of(tmp_path), version))
+
+
+def test_an_id_that_the_shell_may_have_from_another_run_is_told(tmp_path: Path) -> None:
+    environ = {"WANDB_API_KEY": "k", "WANDB_RUN_ID": "other"}
+    assert [p.id for p in check_wandb(config_of(tmp_path, use_wandb=True), ONE, environ)] == ["wandb-id-of-shell"]
+    meant = config_of(tmp_path, use_wandb=True, **{"gaff.environment": {"WANDB_RUN_ID": None}})
+    assert not list(check_wandb(meant, ONE, environ))
+
+
+def test_neither_an_odd_netrc_nor_an_odd_host_is_a_reason_to_fall_over(tmp_path: Path) -> None:
+    odd = tmp_path / "netrc"
+    odd.write_bytes(b"machine \xff\xfe\n")
+    for keys in ({}, {"wandb_host": "https://["}):
+        config = config_of(tmp_path, use_wandb=True, **keys)
+        assert [p.id for p in check_wandb(config, ONE, {"NETRC": str(odd)})] == ["wandb-no-key"]

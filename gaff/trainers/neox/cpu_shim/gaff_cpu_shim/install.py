@@ -54,10 +54,13 @@ class _Finder(importlib.abc.MetaPathFinder):
         self._changes = changes
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
-        change = self._changes.pop(name, None)
+        change = self._changes.pop(name, None)  # while the other finders are asked, through this one
         if change is None:
             return None
-        spec = importlib.util.find_spec(name)
+        try:
+            spec = importlib.util.find_spec(name)
+        finally:
+            self._changes[name] = change  # it may only have been looked for
         if spec is not None and spec.loader is not None:
             spec.loader = _Loader(spec.loader, change)
         return spec
