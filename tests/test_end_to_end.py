@@ -154,9 +154,8 @@ def test_status_tells_how_far_a_run_is(undisturbed: Path) -> None:
 def test_a_rehearsal_of_a_shipped_config_ends_with_three_resets_or_more(tmp_path: Path) -> None:
     config = Path(__file__).parents[1] / "neox_configs" / "pythia-70m.yml"
     root = tmp_path / "rehearsal"
-    code, output, errors = finish(
-        gaff("rehearse", "--config", config, "--minutes", "1.5", "--run-dir", root, cwd=tmp_path)
-    )
+    command = ("rehearse", "--config", config, "--trainer", "bundled", "--minutes", "2", "--run-dir", root)
+    code, output, errors = finish(gaff(*command, cwd=tmp_path))
     assert code == 0, output + errors
     assert "hidden_size 512 -> 128" in output
     assert len(journal(root, "reset_done")) >= 3
@@ -164,6 +163,6 @@ def test_a_rehearsal_of_a_shipped_config_ends_with_three_resets_or_more(tmp_path
     layout = read_layout(root / "checkpoints" / f"global_step{last}")
     assert (layout.zero_stage, layout.topology.data) == (1, 2)
     assert (root / "loss_curve.png").exists()
-    code, output, _ = finish(gaff("rehearse", "--config", config, "--minutes", "1.5", "--run-dir", root, cwd=tmp_path))
+    code, output, _ = finish(gaff(*command, cwd=tmp_path))
     assert code == 0
     assert len(journal(root, "segment_launched")) == len(journal(root, "reset_done")) + 1, "nothing was trained twice"

@@ -17,6 +17,7 @@ from gaff.errors import InputError
 from gaff.plan.config import Config, load_config
 from gaff.trainers.bundled.adapter import BundledTrainer
 from gaff.trainers.contract import SegmentRequest
+from gaff.trainers.neox.cpu_shim.gaff_cpu_shim.gpus import signs_of_gpus
 from gaff.trainers.neox.trainer import NeoxTrainer
 from gaff.trainers.select import select_trainer
 from tests.live import finish, gaff, journal, write_config
@@ -114,8 +115,8 @@ def test_the_bundled_trainer_never_stands_in(tmp_path: Path, monkeypatch: pytest
 @pytest.mark.neox
 @pytest.mark.slow
 def test_unmodified_gpt_neox_trains_resets_and_resumes(tmp_path: Path) -> None:
-    """A real run.  GPT_NEOX_DIR names the checkout, GPT_NEOX_PYTHON its Python; without a GPU both must already be set
-    up to run on the CPU with two ranks (NEOX_SHIM_GPUS and the like are that set-up's own affair)."""
+    """A real run: on the CPU, through GAFF's shim, where there is no GPU.  GPT_NEOX_DIR names the checkout,
+    GPT_NEOX_PYTHON its Python."""
     if not os.environ.get("GPT_NEOX_DIR"):
         pytest.skip("GPT_NEOX_DIR is not set: there is no GPT-NeoX to run")
     pytest.importorskip("torch")
@@ -125,7 +126,8 @@ def test_unmodified_gpt_neox_trains_resets_and_resumes(tmp_path: Path) -> None:
     data = write_corpus(tmp_path, CharLevel(), characters=300_000)
     config = write_config(tmp_path / "run.yml", data, train_iters=30, reset_every=10)
     shutil.copy(config, tmp_path / "neox.yml")
-    options = ["-o", "gaff.trainer=neox", "-o", "vocab_file=none", "-o", "num_workers=0"]
+    device = "gpu" if signs_of_gpus() else "cpu"
+    options = ["-o", "gaff.trainer=neox", "-o", f"gaff.device={device}", "-o", "num_workers=0"]
     root = tmp_path / "run"
     code, output, errors = finish(gaff("run", "--config", tmp_path / "neox.yml", *options, "--run-dir", root))
     assert code == 0, output + errors
