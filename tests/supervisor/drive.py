@@ -17,9 +17,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from gaff.errors import GaffError
 from gaff.plan.config import load_config
 from gaff.plan.schedule import schedule
+from gaff.supervisor.child import RUN_ID
 from gaff.supervisor.lock import run_lock
 from gaff.supervisor.loop import Supervisor
 from gaff.supervisor.observer import NullObserver
@@ -50,6 +53,21 @@ def build(
     return Supervisor(
         config, segments, directory, run_id, FakeTrainer(template, 40, modes, iteration_s), NullObserver()
     )
+
+
+def processes_of(root: Path) -> list[int]:
+    """Every process whose environment names this run."""
+    if not (root / "run.json").exists():
+        return []
+    run_id = json.loads((root / "run.json").read_text())["run_id"]
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get(RUN_ID) == run_id and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process.pid)
+        except psutil.Error:
+            continue
+    return found
 
 
 def die_at_write(effect: int) -> None:

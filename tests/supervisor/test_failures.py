@@ -3,15 +3,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from gaff.errors import Interrupted, TrainerError
-from gaff.supervisor.child import RUN_ID
 from gaff.supervisor.failures import killed_by
 from gaff.supervisor.journal import read_entries
 from gaff.supervisor.progress import tags
@@ -35,18 +32,6 @@ def events(root: Path, name: str) -> list[dict[str, Any]]:
     return [dict(e.fields) for e in read_entries(root) if e.event == name]
 
 
-def alive(root: Path) -> list[int]:
-    run_id = json.loads((root / "run.json").read_text())["run_id"]
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if process.environ().get(RUN_ID) == run_id and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process.pid)
-        except psutil.Error:
-            continue
-    return found
-
-
 def failed(root: Path, template: Path, modes: dict[int, str]) -> TrainerError:
     with pytest.raises(TrainerError) as caught:
         drive.build(root, template, modes).run()
@@ -64,7 +49,7 @@ def test_a_silent_trainer_says_where_it_stands_and_is_ended(tmp_path: Path, temp
     assert problem.what.endswith("iteration 10 is safe")
     assert "gaff: watch: silence_minutes" in problem.remedy
     assert [(e["iteration"], e["ranks"]) for e in events(root, "trainer_silent")] == [(13, 1)]
-    assert not alive(root)
+    assert not drive.processes_of(root)
     assert tags(root / "checkpoints") == [10]
     drive.build(root, template, {}).run()  # and the same command carries on
     assert tags(root / "checkpoints") == [10, 20, 30, 40]
@@ -82,7 +67,7 @@ def test_all_ranks_of_a_hang_are_asked_though_their_launcher_ends_all_when_one_d
     assert "see why rank 1 stays there: the others wait for it" in problem.remedy
     assert problem.detail[0].startswith("rank 0: all_reduce (torch/distributed/distributed_c10d.py:3), called from ")
     assert "rank_main (supervisor/fake_trainer.py:" in problem.detail[0]
-    assert not alive(root)
+    assert not drive.processes_of(root)
     assert not list(root.rglob("core*"))
 
 
@@ -92,7 +77,7 @@ def test_a_rank_that_was_stopped_is_named(tmp_path: Path, template: Path) -> Non
     assert "rank 1 stands in rank_main" in problem.what
     assert "stopped by a signal" in problem.what
     assert problem.remedy.startswith("find who stopped rank 1")
-    assert not alive(tmp_path / "run")
+    assert not drive.processes_of(tmp_path / "run")
 
 
 def test_exit_code_0_before_the_first_iteration_is_told_as_such(tmp_path: Path, template: Path) -> None:

@@ -26,7 +26,7 @@ from gaff.supervisor.observer import NullObserver
 from gaff.supervisor.progress import judge, tags
 from gaff.trainers.contract import Event, IterationLogged
 from tests.checkpoint.tags import values
-from tests.supervisor.drive import build
+from tests.supervisor.drive import build, processes_of
 from tests.supervisor.fake_trainer import set_iteration
 
 Start = Callable[..., "subprocess.Popen[str]"]
@@ -74,21 +74,6 @@ def log_of(root: Path, segment: int, attempt: int = 1) -> str:
 
 def final_bytes(root: Path) -> dict[str, bytes]:
     return {p.name: p.read_bytes() for p in (root / "checkpoints" / "global_step40").glob("*.pt")}
-
-
-def processes_of(root: Path) -> list[int]:
-    """Every process whose environment names this run."""
-    if not (root / "run.json").exists():
-        return []
-    run_id = json.loads((root / "run.json").read_text())["run_id"]
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if process.environ().get(RUN_ID) == run_id and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process.pid)
-        except psutil.Error:
-            continue
-    return found
 
 
 @pytest.fixture

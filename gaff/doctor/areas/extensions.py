@@ -107,7 +107,7 @@ def judge(facts: ExtensionFacts) -> Iterator[Finding]:
         yield Finding("extension-build", AREA, "note", f"an op is being compiled in {lock.parent}; let it finish")
     if facts.kind in NETWORK:
         what = f"compiled ops lie on {facts.kind} ({facts.directory}), where builds of several nodes meet"
-        remedy = "export TORCH_EXTENSIONS_DIR=/tmp/$USER/torch_extensions"
+        remedy = "export TORCH_EXTENSIONS_DIR=/var/tmp/$USER/torch_extensions"
         yield Finding("extension-directory", AREA, "warning", what, remedy)
     elif not facts.locks:
         yield Finding("extension-directory", AREA, "ok", f"compiled ops lie in {facts.directory} ({facts.kind})")
