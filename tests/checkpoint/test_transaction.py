@@ -198,6 +198,7 @@ def test_a_restarted_schedule_can_be_killed_anywhere(checkpoint: GetTag, tmp_pat
         assert killing.run() > 30
 
 
+@pytest.mark.exhaustive
 def test_a_resize_can_be_killed_anywhere(checkpoint: GetTag, tmp_path: Path) -> None:
     request = ResizeRequest(vocab=1000, output_rows="init")
     assert Enumeration(checkpoint(SMALL), lambda tag: resize(tag, request), tmp_path / "kill").run() > 60

@@ -47,7 +47,11 @@ def every_kind(tag: Path) -> Iterator[tuple[tuple[str, str, int], NDArray[np.flo
                 yield (name, kind, stage), values(tag, name, kind, stage)
 
 
-@pytest.mark.parametrize("name", ALL_NAMES)
+# Every third in the usual suite, all of them with -m exhaustive, as CI does.
+_GROWN = [name if i % 3 == 0 else pytest.param(name, marks=pytest.mark.exhaustive) for i, name in enumerate(ALL_NAMES)]
+
+
+@pytest.mark.parametrize("name", _GROWN)
 def test_growing_keeps_all_and_adds_rows_to_every_copy(name: str, checkpoint: GetTag) -> None:
     tag = checkpoint(name)
     before = dict(every_kind(tag))

@@ -137,9 +137,9 @@ def described(path: Path) -> dict[str, object]:
     [
         ("zero1", ZERO1, LARGER),
         ("zero1", ZERO1, SMALLER),
-        ("zero0", ZERO0, LARGER),
-        ("zero2-nopipe", ZERO2, SMALLER),
-        ("bf16", BF16, LARGER),
+        pytest.param("zero0", ZERO0, LARGER, marks=pytest.mark.exhaustive),
+        pytest.param("zero2-nopipe", ZERO2, SMALLER, marks=pytest.mark.exhaustive),
+        pytest.param("bf16", BF16, LARGER, marks=pytest.mark.exhaustive),
         ("tied-pp2", TIED, LARGER),
     ],
 )
@@ -159,7 +159,10 @@ def test_resized_files_are_those_that_deepspeed_writes_itself(
         assert described(resized / f"global_step{STOP}" / path.name) == described(path), path.name
 
 
-@pytest.mark.parametrize(("name", "keys"), [("quiet-zero1", ZERO1), ("quiet-zero0", ZERO0)])
+@pytest.mark.parametrize(
+    ("name", "keys"),
+    [("quiet-zero1", ZERO1), pytest.param("quiet-zero0", ZERO0, marks=pytest.mark.exhaustive)],
+)
 def test_quiet_rows_leave_the_loss_on_old_text_as_it_was(lab: Lab, name: str, keys: dict[str, Any]) -> None:
     first = lab.root / name
     lab.train(first, OLD, STOP, keys)

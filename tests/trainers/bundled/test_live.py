@@ -231,7 +231,11 @@ def test_output_says_what_gpt_neox_says(resumed: tuple[Path, str]) -> None:
     ("name", "changes"),
     [
         ("pp2-tied", {"pipe_parallel_size": 2, "no_weight_tying": False, "gradient_accumulation_steps": 2}),
-        ("bf16", {"precision": "bfloat16", "data_types": {"grad_accum_dtype": "fp32"}}),
+        pytest.param(
+            "bf16",
+            {"precision": "bfloat16", "data_types": {"grad_accum_dtype": "fp32"}},
+            marks=pytest.mark.exhaustive,
+        ),
     ],
 )
 def test_other_layouts_resume_exactly_too(lab: Lab, name: str, changes: dict[str, Any]) -> None:
