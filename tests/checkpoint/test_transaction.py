@@ -199,12 +199,14 @@ def test_a_restarted_schedule_can_be_killed_anywhere(checkpoint: GetTag, tmp_pat
 
 
 @pytest.mark.exhaustive
+@pytest.mark.timeout(1200)
 def test_a_resize_can_be_killed_anywhere(checkpoint: GetTag, tmp_path: Path) -> None:
     request = ResizeRequest(vocab=1000, output_rows="init")
     assert Enumeration(checkpoint(SMALL), lambda tag: resize(tag, request), tmp_path / "kill").run() > 60
 
 
 @pytest.mark.exhaustive
+@pytest.mark.timeout(1200)  # minutes on one free core, more where others work beside it
 @pytest.mark.parametrize("name", ["zero3-fp32-nopipe-dp2", "zero1-fp32-tied-tp2-pp2"])
 def test_a_resize_of_other_layouts_can_be_killed_anywhere(name: str, checkpoint: GetTag, tmp_path: Path) -> None:
     request = ResizeRequest(vocab=200, output_rows="init")
