@@ -19,25 +19,34 @@ from typing import Any
 
 _FICLONE = 0x40049409  # linux/fs.h: share the blocks of another file (btrfs, XFS)
 
+# What a file system without locks answers: NFS, the same of a descriptor that is read-only, Lustre (ENOSYS) and Cray
+# DVS, which lets the kernel's own ENOTSUPP (524) out, for which Python has no name.
+_NO_LOCKS = (errno.ENOLCK, errno.EBADF, errno.ENOTSUP, errno.ENOSYS, 524)
+
 
 @contextmanager
-def exclusive_lock(descriptor: int) -> Iterator[None]:
+def exclusive_lock(descriptor: int) -> Iterator[bool]:
     """Hold the advisory lock of an open file or directory while the block runs.
 
     The kernel drops it when its owner dies, however it dies.  It holds between machines only where the file system
-    passes ``flock`` on (NFS v4 and Lustre mounted with ``flock`` do); where there are no locks at all, none is held.
+    passes ``flock`` on (NFS v4 and Lustre mounted with ``flock`` do).
+
+    Yields:
+        Whether a lock is held; False where the file system has none.
 
     Raises:
         BlockingIOError: another process holds it.
     """
+    held = True
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise
     except OSError as error:
-        if error.errno not in (errno.EBADF, errno.ENOLCK, errno.ENOTSUP):
+        if error.errno not in _NO_LOCKS:
             raise
-    yield
+        held = False
+    yield held
 
 
 def fsync_file(path: Path) -> None:

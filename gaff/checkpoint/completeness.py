@@ -19,8 +19,11 @@ from gaff.files import make_directory_durably, write_json_durably
 _MARK = "complete.json"
 
 
-def why_unfinished(tag: Path, iteration: int) -> str | None:
-    """Why a tag is not a whole checkpoint of ``iteration``, in words that follow its name; None when it is."""
+def why_unfinished(tag: Path, iteration: int, *, trust_times: bool = True) -> str | None:
+    """Why a tag is not a whole checkpoint of ``iteration``, in words that follow its name; None when it is.
+
+    Without ``trust_times`` the times of its files say nothing: who asks knows that the trainer was done with it.
+    """
     files = TagFiles(tag)
     problems = files.problems()
     if problems:
@@ -29,11 +32,16 @@ def why_unfinished(tag: Path, iteration: int) -> str | None:
         if files.iteration != iteration:
             return f"holds iteration {files.iteration}"
         late = set(files.written_after_commit()) - operated_files(tag)
-        if late and not _is_marked(tag, files):
+        if trust_times and late and not _is_marked(tag, files):
             return f"was not committed: {min(late)} is newer than configs/"
     except CheckpointError as error:
         return error.problems[0].what
     return None
+
+
+def was_complete(tag: Path) -> bool:
+    """Whether a tag was found complete before, whatever it is now."""
+    return read_json(tag / FOLDER / _MARK) is not None
 
 
 def operated_files(tag: Path) -> set[str]:

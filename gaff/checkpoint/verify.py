@@ -95,6 +95,19 @@ def damaged_records(tag: Path) -> list[tuple[str, str]]:
     ]
 
 
+def why_damaged(tag: Path) -> str | None:
+    """Why a tag cannot be read back, in words that follow its name; None when every byte is as its CRC says.
+
+    Reads all of it.  torch does not look at these CRCs (its zip reader is built without), so a trainer would train on
+    from what it found.
+    """
+    damaged = damaged_records(tag)
+    if not damaged:
+        return None
+    name, record = damaged[0]
+    return f"is damaged: {name}, {record} is not what was written"
+
+
 def _damage(tag: Path, name: str, record: str) -> Problem:
     what = f"record {record} does not match its CRC-32"
     return Problem("bad-crc", what, "use another tag", Location(str(tag / name)))

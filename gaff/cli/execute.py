@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gaff.cli.output import note, say
 from gaff.errors import InputError
@@ -14,6 +15,10 @@ from gaff.plan.checks import check
 from gaff.plan.config import Config
 from gaff.plan.plan import Plan
 from gaff.trainers.contract import Trainer
+
+if TYPE_CHECKING:
+    from gaff.supervisor.lock import Lock
+    from gaff.supervisor.walltime import Deadline
 
 
 def check_everything(config: Config, trainer: Trainer) -> None:
@@ -28,7 +33,7 @@ def check_everything(config: Config, trainer: Trainer) -> None:
 
 
 @contextmanager
-def held(root: Path) -> Iterator[None]:
+def held(root: Path) -> Iterator[Lock]:
     """Create run directory ``root``, if need be, and hold its lock while the block runs.
 
     Raises:
@@ -41,20 +46,33 @@ def held(root: Path) -> Iterator[None]:
 
     check_root(root)
     make_directory(root.absolute(), ROLE, REMEDY)
-    with run_lock(root / LOCK_NAME):
-        yield
+    with run_lock(root / LOCK_NAME, lambda text: note(f"gaff: {text}.")) as lock:
+        yield lock
 
 
-def execute(config: Config, plan: Plan, trainer: Trainer, root: Path) -> None:
+def execute(
+    config: Config, plan: Plan, trainer: Trainer, root: Path, lock: Lock, deadline: Deadline | None = None
+) -> None:
     """Do the run, or what is left of it, in run directory ``root``, which is held; then write its curve and report.
 
     The report is also written for a run that was stopped or failed, of what there is.
+
+    Args:
+        config: checked, as is ``trainer``.
+        plan: the config's.
+        trainer: trains each segment.
+        root: the run directory.
+        lock: what it is held by.
+        deadline: the end of the walltime; None without.
 
     Raises:
         GaffError: see :class:`gaff.supervisor.loop.Supervisor`.
     """
     from gaff.report.live import make_view
+    from gaff.supervisor.journal import Journal
     from gaff.supervisor.loop import Supervisor
+    from gaff.supervisor.notify import Notifier
+    from gaff.supervisor.run_context import RunContext
     from gaff.supervisor.run_directory import open_run, run_directory
 
     directory = run_directory(root, config)
@@ -62,9 +80,24 @@ def execute(config: Config, plan: Plan, trainer: Trainer, root: Path) -> None:
     for warning in (*plan.warnings, *trainer.warnings(config)):
         note(f"gaff: note: {warning}")
     say(f"run directory {directory.root}")
-    supervisor = Supervisor(config, plan.segments, directory, run_id, trainer, make_view(sys.stdout))
+    journal = Journal(directory.journal)
+    if lock.taken_over:
+        owner, silent_s = lock.taken_over.owner, round(lock.taken_over.silent_s)
+        journal.write("lock_taken_over", host=owner and owner.host, pid=owner and owner.pid, silent_s=silent_s)
+    context = RunContext(
+        config=config,
+        segments=plan.segments,
+        directory=directory,
+        run_id=run_id,
+        trainer=trainer,
+        observer=make_view(sys.stdout),
+        journal=journal,
+        notifier=Notifier(config.gaff.notify, directory.root, lambda why: journal.write("notify_failed", why=why)),
+        deadline=deadline,
+        lost=lambda: lock.lost,
+    )
     try:
-        supervisor.run()
+        Supervisor(context).run()
     finally:
         try:
             write_report(directory.root, title=directory.root.name)

@@ -19,6 +19,7 @@ from gaff.report.format import count
 
 WIDTH = 100
 _ROWS_SHOWN = 12  # segments; a longer list is cut in the middle
+_TAGS_SHOWN = 5  # of those that stay
 _ITEMS_SHOWN = 4  # of a list that is written into a config
 _VALUE_WIDTH = 40  # of what is written into a config
 
@@ -92,10 +93,28 @@ def _token_facts(plan: Plan) -> list[Row]:
 
 
 def _disk_facts(plan: Plan) -> list[Row]:
-    if plan.checkpoint_bytes is None or plan.disk_bytes is None:
-        return [("checkpoints", f"{len(plan.tags):,} tags")]
-    one, whole = _bytes(plan.checkpoint_bytes), _bytes(plan.disk_bytes)
-    return [("checkpoints", f"{one} per tag, {len(plan.tags):,} tags, {whole} in all")]
+    said = f"{len(plan.tags):,} tags"
+    if plan.checkpoint_bytes is not None and plan.disk_bytes is not None:
+        said = f"{_bytes(plan.checkpoint_bytes)} per tag, {said}, {_bytes(plan.disk_bytes)} in all"
+    return [("checkpoints", said), *_kept_facts(plan)]
+
+
+def _kept_facts(plan: Plan) -> list[Row]:
+    settings, stay = plan.kept.settings, plan.kept.tags
+    if settings.newest is None:
+        return []
+    rules = ["the newest" if settings.newest == 1 else f"the {settings.newest:,} newest"]
+    rules += [f"multiples of {settings.every:,}"] if settings.every else []
+    rules += ["reset points"] if settings.resets else []
+    shown = [f"{iteration:,}" for iteration in stay]
+    if len(shown) > _TAGS_SHOWN:
+        shown = [*shown[:2], "…", *shown[-2:]]
+    rules += ["what checkpoint_factor and extra_save_iters ask for"] if plan.kept.asked else []
+    said = f"{', '.join(rules)}: {count(len(stay), 'tag')} in the end ({', '.join(shown)})"
+    most = f"at most {plan.kept.most:,} at once"
+    if plan.most_disk_bytes is not None:
+        most += f", {_bytes(plan.most_disk_bytes)}"
+    return [("kept", f"{said}; {most}")]
 
 
 def _loader_facts(plan: Plan) -> list[Row]:

@@ -77,7 +77,7 @@ def run(options: argparse.Namespace) -> int:
     check_root(root)
     _refuse_other(root, origin)
     check_rehearsal(config, trainer, root.absolute(), options.ranks)
-    with held(root):
+    with held(root) as lock:
         _refuse_other(root, origin)  # nobody can change it now
         if (root / _CONFIG).is_file():
             say(f"carrying on the rehearsal in {root}")
@@ -87,7 +87,7 @@ def run(options: argparse.Namespace) -> int:
         check_everything(small, trainer)
         plan = build_plan(small)
         say(render_plan(plan))
-        execute(small, plan, trainer, root)
+        execute(small, plan, trainer, root, lock)
     return EXIT_DONE
 
 

@@ -23,6 +23,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--neox-dir", type=Path, metavar="DIR", help="the GPT-NeoX checkout; else gaff: neox_dir, GPT_NEOX_DIR"
     )
+    parser.add_argument(
+        "--time-limit",
+        metavar="TIME",
+        help="stop at a checkpoint before so much time is over, with exit code 75: 90s, 45m, 12h, or as for sbatch;"
+        " inside a Slurm job its own limit counts too",
+    )
     parser.add_argument("--dry-run", action="store_true", help="check everything and print the plan; launch nothing")
     parser.set_defaults(run=run)
 
@@ -31,8 +37,10 @@ def run(options: argparse.Namespace) -> int:
     from gaff.plan.config import load_config
     from gaff.plan.plan import build_plan
     from gaff.supervisor.run_directory import check_root
+    from gaff.supervisor.walltime import find_deadline
     from gaff.trainers.select import select_trainer
 
+    deadline = find_deadline(options.time_limit)
     root = options.run_dir or Path("runs") / options.config[0].stem
     config = load_config(options.config, options.overrides)
     trainer = select_trainer(config, options.neox_dir)
@@ -42,6 +50,6 @@ def run(options: argparse.Namespace) -> int:
     if options.dry_run:
         print(render_plan(plan))
         return EXIT_DONE
-    with held(root):
-        execute(config, plan, trainer, root)
+    with held(root) as lock:
+        execute(config, plan, trainer, root, lock, deadline)
     return EXIT_DONE

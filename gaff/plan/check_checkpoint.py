@@ -36,6 +36,7 @@ def check_checkpoint(config: Config) -> Iterator[Problem]:
         if flag(config, key):
             yield config.problem(_id(key), key, f"`{key}: true` does not go with GAFF: {why}", remedy)
     yield from _save_and_load(config)
+    yield from _keep(config)
     if flag(config, "no_save_rng") and not flag(config, "no_load_rng"):
         what = "`no_save_rng: true` makes every resume end with exit code 0 and nothing trained"
         yield config.problem("no-save-rng", "no_save_rng", what, "remove it, or add `no_load_rng: true`")
@@ -59,6 +60,12 @@ def _save_and_load(config: Config) -> Iterator[Problem]:
         instead = f"`save` is {save}" if save else "`save` is not given"
         what = f"`load: {load}` is another directory than the run saves to ({instead})"
         yield config.problem("load-differs-from-save", "load", what, "remove `load`: GAFF sets it for each segment")
+
+
+def _keep(config: Config) -> Iterator[Problem]:
+    if config.gaff.keep.resets and config.gaff.reset_every is None:
+        what = "`gaff.keep` is to keep the tags with a reset, but `reset_every: never` makes none"
+        yield config.problem("reset-never", "gaff.keep", what, "say with newest and every which tags are to stay")
 
 
 def _id(key: str) -> str:

@@ -112,7 +112,15 @@ def moment_bytes(config: Config) -> int:
 
 def tags(config: Config, stops: Iterable[int], train_iters: int) -> tuple[int, ...]:
     """The iterations that leave a tag: the config's own, every stop of a segment, and 0 for `init: step0`."""
-    found = {*stops, train_iters}
+    found = {*stops, train_iters} | own_saves(config, train_iters)
+    if config.gaff.init.kind == "step0":
+        found.add(0)
+    return tuple(sorted(found))
+
+
+def own_saves(config: Config, train_iters: int) -> set[int]:
+    """The iterations for which the config itself asks a tag: ``checkpoint_factor`` and ``extra_save_iters``."""
+    found = {i for i in items(config, "extra_save_iters") if type(i) is int and 0 <= i <= train_iters}
     factor = number(config, "checkpoint_factor")
     if factor and word(config, "checkpoint_scale") == "log":
         if factor >= 2:
@@ -122,7 +130,4 @@ def tags(config: Config, stops: Iterable[int], train_iters: int) -> tuple[int, .
                 power *= factor
     elif factor and factor >= 1 and factor == int(factor):
         found.update(range(int(factor), train_iters + 1, int(factor)))
-    found.update(i for i in items(config, "extra_save_iters") if type(i) is int and 0 <= i <= train_iters)
-    if config.gaff.init.kind == "step0":
-        found.add(0)
-    return tuple(sorted(found))
+    return found

@@ -97,9 +97,6 @@ def _convert(key: str, value: Any, values: dict[str, Any], where: Place) -> Prob
         values[key] = PARSERS[key](value)
     except Bad as expected:
         place, name = where(f"gaff.{key}"), f"gaff.{key}"
-        if key == "keep" and isinstance(value, str):
-            what = f"`gaff.keep: {value}` is not in this version"
-            return Problem("not-in-this-version", what, "write all, or remove the key", place)
         if expected.inside is not None:
             place = where(f"gaff.{key}.{expected.inside}") or place
             name += f".{expected.inside}" if isinstance(expected.inside, str) else ""

@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, fields, replace
 from typing import Any, TypeVar, get_args
 
 from gaff.plan.settings import (
@@ -16,8 +16,10 @@ from gaff.plan.settings import (
     Device,
     Engine,
     InitSpec,
+    KeepSettings,
     LrSchedule,
     Moments,
+    Policy,
     TrainerName,
     WatchSettings,
     usable_scale,
@@ -75,13 +77,43 @@ def _reset_every(value: Any) -> int | None:
     return value
 
 
-def _minutes(value: Any) -> float | None:
-    if value == "never":
-        return None
-    number = not isinstance(value, bool) and isinstance(value, (int, float)) and math.isfinite(value)
-    if not number or not 0 < value <= _MOST_MINUTES:
-        raise Bad("a number of minutes, or `never`")
-    return float(value)
+def _number(expected: str, *, above: float = 0.0, zero: bool = False, most: float = _MOST_MINUTES) -> Parser:
+    """A number above ``above``, and up to ``most``; with ``zero`` also 0."""
+
+    def parse(value: Any) -> float:
+        number = not isinstance(value, bool) and isinstance(value, (int, float)) and math.isfinite(value)
+        if not number or not (above < value <= most or (zero and value == 0)):
+            raise Bad(expected)
+        return float(value)
+
+    return parse
+
+
+def _or_never(parse: Parser) -> Parser:
+    """``never`` is None."""
+
+    def parse_either(value: Any) -> Any:
+        if value == "never":
+            return None
+        try:
+            return parse(value)
+        except Bad as expected:
+            raise Bad(f"{expected}, or `never`") from None
+
+    return parse_either
+
+
+def _keep(value: Any) -> KeepSettings:
+    if value == "all":
+        return KeepSettings()
+    if value == "resets":
+        return KeepSettings(newest=1, resets=True)
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
+        return KeepSettings(newest=value)
+    if not isinstance(value, Mapping):
+        raise Bad("all, resets, a number of newest, or a block with the keys newest, every, resets")
+    kept: KeepSettings = _block(KeepSettings, _KEEP)(value)
+    return kept if kept.newest or not (kept.every or kept.resets) else replace(kept, newest=1)
 
 
 def _word(choices: tuple[str, ...]) -> Callable[[Any], str]:
@@ -204,6 +236,32 @@ def _block(kind: type[_T], parsers: Mapping[str, Parser]) -> Callable[[Any], _T]
 
 
 _path = _text("a path")
+_policy = _word(get_args(Policy))
+_minutes, _seconds = _number("a number of minutes"), _number("a number of seconds", zero=True)
+_factor = _number("a number above 1", above=1.0)
+
+_WATCH: Mapping[str, Parser] = {
+    "silence_minutes": _or_never(_minutes),
+    "on_silence": _policy,
+    "slow_factor": _or_never(_factor),
+    "slow_minutes": _minutes,
+    "on_slow": _policy,
+    "nan_lines": _or_never(_whole(1)),
+    "on_nan": _policy,
+    "skipped_in_a_row": _or_never(_whole(1)),
+    "on_skipped": _policy,
+    "on_loss_scale": _policy,
+    "high_loss_factor": _or_never(_factor),
+    "on_high_loss": _policy,
+    "on_late_checkpoint": _policy,
+    "disk_factor": _or_never(_number("a number of checkpoint sizes")),
+    "restarts": _whole(0),
+    "same_iteration": _whole(1),
+    "backoff_seconds": _seconds,
+    "grace_seconds": _seconds,
+    "warning_seconds": _seconds,
+}
+_KEEP: Mapping[str, Parser] = {"newest": _whole(1), "every": _whole(1), "resets": _boolean}
 
 PARSERS: Mapping[str, Parser] = {
     "reset_every": _reset_every,
@@ -232,9 +290,10 @@ PARSERS: Mapping[str, Parser] = {
         )
     ),
     "environment": _environment,
-    "watch": _block(WatchSettings, {"silence_minutes": _minutes}),
+    "watch": _block(WatchSettings, _WATCH),
+    "notify": _optional(_text("a shell command in one line")),
     "save_forgotten": _boolean,
-    "keep": _word(("all",)),
+    "keep": _keep,
 }
 
 #: How each key may be written, for the sentence that refuses another value.
@@ -253,7 +312,8 @@ EXAMPLES: Mapping[str, str] = {
     "device": "gpu",
     "container": "{engine: apptainer, image: gpt-neox.sif}",
     "environment": '{NCCL_DEBUG: "WARN"}',
-    "watch": "{silence_minutes: 30}",
+    "watch": "{silence_minutes: 30, on_nan: stop}",
+    "notify": "mail -s $GAFF_EVENT me@example.org",
     "save_forgotten": "true",
-    "keep": "all",
+    "keep": "{newest: 2, every: 10000, resets: true}",
 }

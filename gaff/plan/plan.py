@@ -14,6 +14,7 @@ from gaff.plan.changes import Planned, planned_changes
 from gaff.plan.check_schedule import check_length
 from gaff.plan.config import Config
 from gaff.plan.estimates import Batch, batch, checkpoint_bytes, tags
+from gaff.plan.keeping import Kept, keep_warnings, kept
 from gaff.plan.learning_rate import LearningRate, learning_rate
 from gaff.plan.loader import LoaderCost, loader_cost
 from gaff.plan.model import ModelSize, model_size
@@ -42,6 +43,7 @@ class Plan:
         batch: tokens per iteration, None when its keys are missing.
         checkpoint_bytes: one tag, None without ``model``.
         tags: iterations that leave a tag.
+        kept: which of them stay, and how many there are at once.
         loader: what GPT-NeoX's data loader costs, None when it is not known.
         learning_rate: over the run, None when its keys make no schedule.
         moments: how updates are scaled after each reset, None where no moments are zeroed or nothing scales.
@@ -60,6 +62,7 @@ class Plan:
     batch: Batch | None
     checkpoint_bytes: int | None
     tags: tuple[int, ...]
+    kept: Kept
     loader: LoaderCost | None
     learning_rate: LearningRate | None
     moments: Moments | None
@@ -80,6 +83,11 @@ class Plan:
     def disk_bytes(self) -> int | None:
         """All tags together; a tag at iteration 0, which has no moments yet, is counted in full."""
         return None if self.checkpoint_bytes is None else self.checkpoint_bytes * len(self.tags)
+
+    @property
+    def most_disk_bytes(self) -> int | None:
+        """The tags that lie there at once, at most."""
+        return None if self.checkpoint_bytes is None else self.checkpoint_bytes * self.kept.most
 
     def to_json(self) -> dict[str, Any]:
         """The plan as plain JSON values.  ``schema`` changes when a key changes its meaning or goes away."""
@@ -102,6 +110,12 @@ class Plan:
             "checkpoint_bytes": self.checkpoint_bytes,
             "tags": list(self.tags),
             "disk_bytes": self.disk_bytes,
+            "keep": {
+                **asdict(self.kept.settings),
+                "tags": list(self.kept.tags),
+                "most_tags": self.kept.most,
+                "most_disk_bytes": self.most_disk_bytes,
+            },
             "loader": self.loader.to_json() if self.loader else None,
             "learning_rate": self.learning_rate.to_json() if self.learning_rate else None,
             "moments": self.moments.to_json() if self.moments else None,
@@ -134,6 +148,8 @@ def build_plan(config: Config, launcher: Mapping[str, Any] = MappingProxyType({}
     counted = size if isinstance(size, ModelSize) else None
     forgotten = None if gaff.reset_every is None else selection(config, counted)
     sizes, rate = batch(config), learning_rate(config, segments)
+    written = tags(config, (segment.stop for segment in segments), train_iters)
+    staying = kept(config, segments, written)
     return Plan(
         train_iters=train_iters,
         reset_every=gaff.reset_every,
@@ -145,12 +161,13 @@ def build_plan(config: Config, launcher: Mapping[str, Any] = MappingProxyType({}
         model_unknown=size if isinstance(size, str) else "",
         batch=sizes,
         checkpoint_bytes=checkpoint_bytes(config, counted) if counted else None,
-        tags=tags(config, (segment.stop for segment in segments), train_iters),
+        tags=written,
+        kept=staying,
         loader=None if gaff.trainer == "bundled" else loader_cost(sizes, segments),
         learning_rate=rate,
         moments=moments(config, segments, rate),
         changes=planned_changes(config, segments, launcher),
-        warnings=tuple(checks.warnings(config)),
+        warnings=(*checks.warnings(config), *keep_warnings(config, segments, staying)),
     )
 
 

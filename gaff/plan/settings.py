@@ -23,6 +23,7 @@ Moments = Literal["zero", "keep"]
 LrSchedule = Literal["continue", "restart"]
 Device = Literal["gpu", "cpu", "cpu-beside-gpus"]
 Engine = Literal["apptainer", "docker"]
+Policy = Literal["warn", "restart", "stop"]
 
 #: Names of parameters that every GPT-NeoX model has or may have; others are named by patterns.
 NICKNAMES = ("input_embedding", "output_embedding", "position_embedding")
@@ -68,7 +69,12 @@ class ContainerSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class WatchSettings:
-    """The ``watch`` key: when the supervisor steps in."""
+    """The ``watch`` key: when the supervisor steps in, and what it does then.
+
+    A policy is one of ``warn`` (say so, go on), ``restart`` (end the trainer, go on from the newest checkpoint, within
+    the budget of restarts) and ``stop`` (end the trainer and the run).  A threshold of None (``never``) switches its
+    watchdog off.
+    """
 
     silence_minutes: float | None = field(
         default=30.0,
@@ -76,6 +82,62 @@ class WatchSettings:
             "no line from the trainer for so long is a hang: its stacks are printed, it is ended; or never"
         ),
     )
+    on_silence: Policy = field(default="restart", metadata=_about("after a hang: warn, restart or stop"))
+    slow_factor: float | None = field(
+        default=10.0, metadata=_about("an iteration is slow when it takes so many times the run's own median; or never")
+    )
+    slow_minutes: float = field(default=5.0, metadata=_about("how long the trainer may be slow before that is told"))
+    on_slow: Policy = field(default="warn", metadata=_about("after a slow time: warn, restart or stop"))
+    nan_lines: int | None = field(
+        default=3, metadata=_about("iteration lines in a row whose loss is NaN or infinite; or never")
+    )
+    on_nan: Policy = field(default="restart", metadata=_about("when the loss is no number: warn, restart or stop"))
+    skipped_in_a_row: int | None = field(
+        default=100, metadata=_about("iterations in a row that were skipped for their gradients; or never")
+    )
+    on_skipped: Policy = field(default="stop", metadata=_about("when so many were skipped: warn, restart or stop"))
+    on_loss_scale: Policy = field(
+        default="warn", metadata=_about("when fp16's loss scale has fallen to its minimum: warn, restart or stop")
+    )
+    high_loss_factor: float | None = field(
+        default=1.5, metadata=_about("a loss is high at so many times the peak after the last reset; or never")
+    )
+    on_high_loss: Policy = field(default="warn", metadata=_about("when the loss is high: warn, restart or stop"))
+    on_late_checkpoint: Policy = field(
+        default="warn", metadata=_about("when training went past a checkpoint that is not there: warn, restart or stop")
+    )
+    disk_factor: float | None = field(
+        default=1.1,
+        metadata=_about("free space that must be there before training, in sizes of the next checkpoint; or never"),
+    )
+    restarts: int = field(
+        default=10, metadata=_about("restarts in a row without a new checkpoint; 0 leaves them to you")
+    )
+    same_iteration: int = field(
+        default=3, metadata=_about("failures after the same iteration in a row that end the run")
+    )
+    backoff_seconds: float = field(
+        default=10.0, metadata=_about("wait before the first restart; doubled for each further one, up to 10 minutes")
+    )
+    grace_seconds: float = field(
+        default=20.0,
+        metadata=_about("after SIGTERM, SIGINT or SIGHUP: train on to a checkpoint that comes within so long"),
+    )
+    warning_seconds: float = field(
+        default=100.0, metadata=_about("after SIGUSR1 or SIGUSR2: train on to a checkpoint that comes within so long")
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeepSettings:
+    """The ``keep`` key: which of the tags that GAFF had written stay.  What it says is added up.
+
+    All of them where ``newest`` is None (``keep: all``).  The tag to resume from is among the newest always.
+    """
+
+    newest: int | None = field(default=None, metadata=_about("the so many newest, at least 1"))
+    every: int | None = field(default=None, metadata=_about("those whose iteration is a multiple of this"))
+    resets: bool = field(default=False, metadata=_about("those in which a reset was made"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,9 +198,17 @@ class GaffSettings:
         metadata=_about("variables for every rank on every node, as KEY: value; `KEY: null` hands on this shell's"),
     )
     watch: WatchSettings = field(
-        default=WatchSettings(), metadata=_about("when to step in: silence_minutes (30, or never)")
+        default=WatchSettings(),
+        metadata=_about("when to step in, and how: silence_minutes, on_nan, restarts … (docs/supervision.md)"),
+    )
+    notify: str | None = field(
+        default=None,
+        metadata=_about("a shell command for warnings, failure and the end; it finds GAFF_EVENT and GAFF_MESSAGE set"),
     )
     save_forgotten: bool = field(
         default=False, metadata=_about("keep what was forgotten as safetensors inside the tag")
     )
-    keep: Literal["all"] = field(default="all", metadata=_about("which tags to keep: all"))
+    keep: KeepSettings = field(
+        default=KeepSettings(),
+        metadata=_about("which tags stay: all, resets, a number of newest, or {newest: N, every: M, resets: true}"),
+    )

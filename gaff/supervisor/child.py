@@ -19,7 +19,7 @@ import psutil
 from gaff.errors import GaffError, Problem
 from gaff.supervisor import guardian
 from gaff.supervisor.log_reader import LogReader
-from gaff.supervisor.ranks import FAULT_HANDLER, build_locks, find_ranks, print_stacks
+from gaff.supervisor.ranks import FAULT_HANDLER, build_locks, find_ranks, print_stacks, show_stacks
 from gaff.trainers.contract import Launch
 
 RUN_ID = "GAFF_RUN_ID"  # in the environment of every process of a run
@@ -124,6 +124,10 @@ class Child:
         locks = build_locks(ranks)
         print_stacks(self._process.pid, ranks, self._output)
         return len(ranks), locks
+
+    def show_stacks(self) -> None:
+        """Write the ranks' stacks into the log, where py-spy is installed, and let them live."""
+        show_stacks(find_ranks(self._process.pid), self._output)
 
 
 def _is_of_one_rank(name: str) -> bool:

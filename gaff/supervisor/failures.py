@@ -1,22 +1,33 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The error of a segment that ended without the checkpoint that was asked of it: one sentence, and what to do."""
+"""A launch that ended without the checkpoint that it owed: one sentence, what to do, and whether to try again."""
 
 from __future__ import annotations
 
+import re
 import signal
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from gaff.checkpoint.completeness import why_unfinished
 from gaff.checkpoint.tag import tag_name
 from gaff.errors import GaffError, Interrupted, Location, Problem, TrainerError
 from gaff.supervisor.watch import Watch
-from gaff.trainers.fault import Weight
-from gaff.trainers.faults import explain, weigh
+from gaff.supervisor.watchdogs.alarm import Alarm
+from gaff.trainers.fault import Course, Weight
+from gaff.trainers.faults import course, explain, weigh
 from gaff.trainers.hangs import Finding
 
 _AGAIN = "run the same command again to carry on"
 _READ_THE_LOG = "read the log, mend the cause, and run the same command again"
+_WATCHDOGS = {  # what to do about what a watchdog saw, by its id
+    "slow": "see what slows it: the file system, the network, another job on the node; then run the same command again",
+    "nan": "lower lr, lengthen warmup, or use bfloat16; or set `gaff: watch: on_nan`",
+    "skipped": "lower lr, lengthen warmup, or use bfloat16; or raise `gaff: watch: skipped_in_a_row`",
+    "loss-scale": "lower lr, lengthen warmup, or use bfloat16",
+    "loss-high": "look at the curve: lower lr, or raise `gaff: watch: high_loss_factor`",
+    "checkpoint-late": "read the log, and see that `save` can be written to on every node",
+}
 _MAX_SAID = 300
 _MAX_PLACES = 5
 _CRASHES = {signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSEGV}
@@ -41,21 +52,62 @@ class Ended:
     log: Path
 
 
-def failure(ended: Ended, watch: Watch) -> GaffError:
-    """What to raise.  :class:`Interrupted` where the same command carries on, else :class:`TrainerError`."""
+@dataclass(frozen=True)
+class Failure:
+    """What went wrong with a launch.
+
+    Attributes:
+        problem: for a person.
+        iteration: the last one that it logged; where it started from when it logged none.
+        trained: it logged an iteration.
+        killed: something outside killed it, and nothing else is known to be wrong.
+        course: what becomes of the fault when the same launch is made again.
+        final: GAFF ended it, and the run with it (a watchdog's policy, or what no restart may risk).
+    """
+
+    problem: Problem
+    iteration: int
+    trained: bool
+    killed: bool = False
+    course: Course = Course.UNKNOWN
+    final: bool = False
+
+    @property
+    def error(self) -> GaffError:
+        """What to raise where it is not tried again: :class:`Interrupted` where the same command carries on."""
+        return Interrupted(self.problem) if self.killed else TrainerError(self.problem)
+
+    @property
+    def kind(self) -> str:
+        """Equal for two failures that are the same fault: its words without the figures in them."""
+        return re.sub(r"\d+", "#", self.problem.what)
+
+
+def failure(ended: Ended, watch: Watch) -> Failure:
+    """What to make of a launch that is over."""
+    trained = watch.iteration > watch.start
+
+    def failed(problem: Problem, **more: Any) -> Failure:
+        return Failure(problem, watch.iteration, trained, **more)
+
     if watch.fatal:
         what, where = watch.fatal, Location(str(ended.log), watch.fatal_line)
-        return TrainerError(Problem("wrong-start", what, "read the log; nothing was overwritten", where))
+        remedy = "read the log; nothing was overwritten"
+        return failed(Problem("wrong-start", what, remedy, where), course=Course.UNKNOWN)
+    if watch.alarm:
+        return failed(_alarmed(ended, watch.alarm), final=watch.alarm.policy == "stop")
     if watch.finding:
-        return _hung(ended, watch, watch.finding)
+        return failed(_hung(ended, watch, watch.finding), final=watch.on_silence == "stop")
+    known = course(watch.error.message) if watch.error else Course.UNKNOWN
     killer = killed_by(ended.code)
     if killer:
-        return _killed(ended, watch, f"the trainer was killed by {killer}")
+        return failed(_killed(ended, watch, f"the trainer was killed by {killer}"), killed=True, course=known)
     silent = watch.error is None or weigh(watch.error.message) is Weight.HINT
-    if ended.code == 0 and watch.iteration > watch.start and silent and not watch.stopped:
+    if ended.code == 0 and trained and silent and not watch.stopped:
         # GPT-NeoX's deepy.py returns 0 when the launcher below it is killed (contract, section 1.6).
-        return _killed(ended, watch, f"the trainer's launcher was killed after iteration {watch.iteration}")
-    return _no_checkpoint(ended, watch)
+        what = f"the trainer's launcher was killed after iteration {watch.iteration}"
+        return failed(_killed(ended, watch, what), killed=True, course=known)
+    return failed(_no_checkpoint(ended, watch), course=known)
 
 
 def killed_by(code: int) -> str | None:
@@ -68,36 +120,43 @@ def killed_by(code: int) -> str | None:
     return signal.Signals(number).name if number in _KILLERS else None
 
 
-def _killed(ended: Ended, watch: Watch, what: str) -> Interrupted:
+def _alarmed(ended: Ended, alarm: Alarm) -> Problem:
+    remedy = _WATCHDOGS.get(alarm.id, _READ_THE_LOG)
+    return Problem(
+        f"watchdog-{alarm.id}", f"{alarm.what}: the trainer was ended{_safe(ended)}", remedy, Location(str(ended.log))
+    )
+
+
+def _killed(ended: Ended, watch: Watch, what: str) -> Problem:
     error = watch.error
     known = error is not None and weigh(error.message) is Weight.CAUSE
     advice = explain(error.message) if error and known else None
     remedy = f"{advice}; then {_AGAIN}" if advice else _AGAIN
     said = _said(watch) if known else ""
     where = Location(str(ended.log), watch.error_line)
-    return Interrupted(Problem("trainer-killed", f"{what}{said}{_safe(ended)}", remedy, where, watch.detail()))
+    return Problem("trainer-killed", f"{what}{said}{_safe(ended)}", remedy, where, watch.detail())
 
 
-def _hung(ended: Ended, watch: Watch, finding: Finding) -> TrainerError:
+def _hung(ended: Ended, watch: Watch, finding: Finding) -> Problem:
     since = f"after iteration {watch.iteration}" if watch.iteration > watch.start else "before its first iteration"
     minutes = f"{watch.silence_minutes:g} minute{'' if watch.silence_minutes == 1 else 's'}"
     what = f"{since} the trainer said nothing for {minutes} and was ended: {finding.standing}{_safe(ended)}"
     where = Location(str(ended.log))
-    return TrainerError(Problem("trainer-silent", what, finding.remedy, where, finding.lines[:_MAX_PLACES]))
+    return Problem("trainer-silent", what, finding.remedy, where, finding.lines[:_MAX_PLACES])
 
 
 def _safe(ended: Ended) -> str:
     return "" if ended.safe is None else f"; iteration {ended.safe} is safe"
 
 
-def _no_checkpoint(ended: Ended, watch: Watch) -> TrainerError:
+def _no_checkpoint(ended: Ended, watch: Watch) -> Problem:
     tag = ended.save / tag_name(ended.stop)
     state = (why_unfinished(tag, ended.stop) or "is whole") if tag.is_dir() else "is not there"
     idle = " without having trained" if ended.code == 0 and watch.iteration == watch.start else ""
     what = f"the trainer exited with {ended.code}{idle} and {tag.name} {state}{_said(watch)}"
     remedy = (explain(watch.error.message) if watch.error else None) or _READ_THE_LOG
     where = Location(str(ended.log), watch.error_line)
-    return TrainerError(Problem("no-checkpoint-written", what, remedy, where, watch.detail()))
+    return Problem("no-checkpoint-written", what, remedy, where, watch.detail())
 
 
 def _said(watch: Watch) -> str:

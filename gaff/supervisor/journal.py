@@ -18,6 +18,7 @@ from typing import Any
 
 from gaff.errors import GaffError, Location, Problem
 from gaff.files import fsync_directory
+from gaff.supervisor.ownership import IDENTITY_NAME
 
 JOURNAL_NAME = "journal.jsonl"  # in the run directory
 
@@ -33,12 +34,13 @@ class Journal:
         """Append one line and make it durable.
 
         Raises:
-            GaffError: what this object wrote before is no longer there: a new file would be a run without its history.
+            GaffError: the run directory is no longer there: a new file would be a run without its history.  A journal
+                that alone was deleted is begun anew.
         """
         now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
         line = json.dumps({"event": event, "time": now, "monotonic_s": round(monotonic(), 3), **fields})
         is_new = not self.path.exists()
-        if is_new and self._begun:
+        if is_new and self._begun and not self.path.with_name(IDENTITY_NAME).exists():
             what = "is no longer this run's directory: its journal is gone"
             remedy = "move it back, or carry the run on where it is now"
             raise GaffError(Problem("run-moved", what, remedy, Location(str(self.path.parent))))

@@ -1,280 +1,312 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The loop over segments: look where the run stands, make the reset that is due, train the next segment, look again.
+"""The loop over a run's steps: look where it stands, do the one step that follows, look again.
 
-It keeps no state of its own between the turns: each turn begins with the checkpoint directory, so a run that was killed
-at any point is carried on by the same code that would have gone on.
+It keeps no state of its own about the run: each turn begins with the checkpoint directory
+(:mod:`gaff.supervisor.state`), so a run that was killed at any point is carried on by the same code that would have
+gone on.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
+import socket
 import sys
 import time
-from pathlib import Path
+from dataclasses import dataclass, field
+from typing import Literal
 
 from gaff import __version__
-from gaff.checkpoint.surgery.learning_rate import RestartRequest, restart_lr
-from gaff.checkpoint.surgery.perform import Result, finish_interrupted
-from gaff.checkpoint.surgery.reset import ResetRequest, reset
 from gaff.checkpoint.tag import tag_name
+from gaff.checkpoint.verify import why_damaged
 from gaff.errors import GaffError, InputError, Interrupted, Location, Problem
-from gaff.files import make_directory_durably
-from gaff.plan.config import Config
-from gaff.plan.schedule import Reset, Segment
-from gaff.supervisor import progress
-from gaff.supervisor.child import RUN_ID, Child, clean_up, end_leftovers
-from gaff.supervisor.failures import Ended, failure
-from gaff.supervisor.follow import follow
-from gaff.supervisor.journal import Journal
-from gaff.supervisor.observer import Observer
-from gaff.supervisor.ports import ReservedPort, reserve_port
-from gaff.supervisor.run_directory import RunDirectory
-from gaff.supervisor.signals import Signals
-from gaff.supervisor.watch import Watch
-from gaff.trainers.contract import Launch, SegmentRequest, Trainer
+from gaff.supervisor import progress, retention
+from gaff.supervisor.child import RUN_ID
+from gaff.supervisor.journal import read_entries
+from gaff.supervisor.launch import Failed, Stopped, end_what_is_left, launch, saves_of
+from gaff.supervisor.operations import finish_surgery, forget, restart_schedule, tell_operations_by_hand, tell_reset
+from gaff.supervisor.restarts import Restart, Restarts
+from gaff.supervisor.run_context import RunContext
+from gaff.supervisor.state import (
+    Examine,
+    FinishDeletion,
+    Finished,
+    FinishSurgery,
+    Forget,
+    MendLatest,
+    Refuse,
+    RestartSchedule,
+    SetAside,
+    Step,
+    Train,
+    next_step,
+)
+from gaff.supervisor.walltime import choose_piece
+
+_WAIT_S = 0.1  # how often a wait looks whether it is to end
 
 
+@dataclass
 class Supervisor:
-    """One run.  ``run()`` does all that is left of it.
+    """One run.  ``run()`` does all that is left of it."""
 
-    Args:
-        config: checked already.
-        segments: the whole plan, also what is done.
-        directory, run_id: an opened run directory, whose lock the caller holds.
-        trainer: checked already.
-        observer: is told what happens.
-    """
-
-    def __init__(
-        self,
-        config: Config,
-        segments: tuple[Segment, ...],
-        directory: RunDirectory,
-        run_id: str,
-        trainer: Trainer,
-        observer: Observer,
-    ) -> None:
-        self.config = config
-        self.segments = segments
-        self.directory = directory
-        self.run_id = run_id
-        self.trainer = trainer
-        self.observer = observer
-        self.journal = Journal(directory.journal)
-        self.signals = Signals()
+    context: RunContext
+    _examined: set[int] = field(default_factory=set)
+    _tidied: bool = False
+    _not_deleted: set[int] = field(default_factory=set)
+    _told_resets: set[int | None] = field(default_factory=set)
 
     def run(self) -> None:
         """Train and reset until ``train_iters``.
 
         Raises:
-            Interrupted: a signal came, or the trainer was killed; the same command carries on.
-            GaffError: the trainer or a checkpoint failed.
+            Interrupted: a signal came, the time is over, or the trainer was killed and restarts are left to the user;
+                the same command carries on.
+            GaffError: the trainer, a checkpoint or the machine failed.
         """
-        with self.signals.caught():
+        run = self.context
+        with run.signals.caught():
             outcome = "failed"
             try:
-                self._start()
-                while (segment := self._next_segment()) is not None:
-                    self._train(segment)
-                self.journal.write("run_finished", iteration=self.segments[-1].stop)
+                self._go()
                 outcome = "finished"
-            except Interrupted as error:
-                self.journal.write("run_interrupted", why=str(error))
+            except Interrupted:
                 outcome = "interrupted"
                 raise
-            except GaffError as error:
-                self.journal.write("run_failed", why=str(error))
-                raise
             finally:
-                self.observer.close(outcome)
+                run.observer.close(outcome)
+                run.notifier.close()
+
+    def _go(self) -> None:
+        run = self.context
+        try:
+            self._start()
+            iteration = self._steps()
+            run.journal.write("run_finished", iteration=iteration)
+            run.notifier.tell("finished", f"the run is finished after iteration {iteration}", iteration)
+        except Interrupted as error:
+            self._end("run_interrupted", "interrupted", error)
+            raise
+        except GaffError as error:
+            self._end("run_failed", "failed", error)
+            raise
+        except OSError as error:
+            failed = _system_error(error)
+            self._end("run_failed", "failed", failed)
+            raise failed from error
+
+    def _end(self, event: str, notice: Literal["interrupted", "failed"], error: GaffError) -> None:
+        """Leave word, as far as a disk that may be full takes it."""
+        run = self.context
+        with contextlib.suppress(OSError, GaffError):
+            run.journal.write(event, why=str(error))
+        with contextlib.suppress(OSError):
+            run.notifier.tell(notice, error.problems[0].what, progress.newest(run.directory.save))
 
     def _start(self) -> None:
         if RUN_ID in os.environ:
             what = f"{RUN_ID} is set in this shell, and GAFF ends every process that has it when that run is cleared up"
             raise InputError(Problem("marked-shell", what, f"unset {RUN_ID}"))
-        self._end_leftovers()
-        done = progress.judge(self.directory.save).iteration
-        self.journal.write(
+        run = self.context
+        end_what_is_left(run)
+        earlier = read_entries(run.directory.root)
+        run.pace.seed(earlier)
+        run.history.seed(earlier)
+        self._told_resets |= {entry.number("reset") for entry in earlier if entry.event == "reset_done"}
+        done = progress.judge(run.directory.save).iteration
+        retention.mark_expected(run.directory.save, run.run_id, done)
+        run.journal.write(
             "run_started",
-            run_id=self.run_id,
+            run_id=run.run_id,
             gaff=__version__,
-            trainer=self.trainer.name,
+            trainer=run.trainer.name,
             command=sys.argv,
             resume_iteration=done,
-            train_iters=self.segments[-1].stop,
-            log_interval=self.config.get("log_interval"),
+            train_iters=run.segments[-1].stop,
+            log_interval=run.config.get("log_interval"),
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            time_limit_s=None if run.deadline is None else round(run.deadline.left_s),
         )
-        self.observer.run_started(self.segments, self.segments[-1].stop, done)
+        run.observer.run_started(run.segments, run.segments[-1].stop, done)
 
-    def _end_leftovers(self) -> None:
-        """End what a guardian that was killed left behind, before anything else is launched."""
-        left_behind = end_leftovers(self.run_id)
-        if left_behind:
-            self.journal.write("leftovers_killed", processes=left_behind)
-            self.observer.message(f"ended {len(left_behind)} processes that were left behind")
+    def _steps(self) -> int:
+        """All steps that are left.  Returns the last iteration."""
+        run = self.context
+        restarts = Restarts(run.config.gaff.watch)
+        schedule = run.config.gaff.lr_schedule == "restart"
+        while True:
+            step = next_step(
+                run.directory.save,
+                run.segments,
+                restarts_schedule=schedule,
+                examined=self._examined,
+                tidied=self._tidied,
+            )
+            if isinstance(step, Finished):
+                self._prune(step.iteration)
+                return step.iteration
+            if isinstance(step, Train):
+                self._train(step, restarts)
+            else:
+                self._mend(step)
 
-    def _next_segment(self) -> Segment | None:
-        """One turn's judgement: distrust what is not whole, make the reset that is due, choose what to train."""
-        save = self.directory.save
-        now = progress.judge(save)
-        for iteration, why in now.untrusted.items():
-            self._set_aside(iteration, why)
-        progress.mend_latest(save, now.iteration)
-        if now.iteration:
-            self._finish_surgery(save / tag_name(now.iteration))
-        missed = progress.missed_reset(save, self.segments, now.iteration)
-        if missed:
-            raise _missed(save, missed)
-        due = progress.reset_due(self.segments, now.iteration)
-        if due:
-            self._reset(due)
-        if self.signals.name:
-            raise self._interrupted(now.iteration)
-        segment = progress.segment_after(self.segments, now.iteration)
-        if segment is None and now.iteration > self.segments[-1].stop:
-            what = f"`save` holds iteration {now.iteration}, beyond train_iters {self.segments[-1].stop}"
-            raise GaffError(Problem("beyond-the-end", what, "use another run directory", Location(str(save))))
-        return segment
+    def _mend(self, step: Step) -> None:
+        """One step that trains nothing."""
+        run, save = self.context, self.context.directory.save
+        if isinstance(step, FinishDeletion):
+            self._tidied = True
+            self._tell_deletions(retention.finish_deletions(save), "deletion_finished")
+        elif isinstance(step, SetAside):
+            self._set_aside(step.iteration, step.why)
+        elif isinstance(step, MendLatest):
+            progress.mend_latest(save, step.iteration)
+        elif isinstance(step, FinishSurgery):
+            finish_surgery(run, step.iteration)
+        elif isinstance(step, Examine):
+            why = why_damaged(save / tag_name(step.iteration))
+            if why is None:
+                self._examined.add(step.iteration)
+            else:
+                self._give_up(step.iteration, why)
+        elif isinstance(step, Forget):
+            forget(run, step.reset)
+            self._told_resets.add(step.reset.number)
+        elif isinstance(step, RestartSchedule):
+            restart_schedule(run, step.reset)
+        elif isinstance(step, Refuse):
+            raise GaffError(step.problem)
+
+    def _give_up(self, iteration: int, why: str) -> None:
+        """A tag whose bytes are damaged: its predecessor is used, where there is one."""
+        save = self.context.directory.save
+        if not any(0 < other < iteration for other in progress.tags(save)):
+            raise GaffError(progress.nothing_left(save, iteration, why))
+        self._set_aside(iteration, why)
 
     def _set_aside(self, iteration: int, why: str) -> None:
-        self.journal.write("tag_set_aside", iteration=iteration, why=why)
-        place = progress.set_aside(self.directory.save, iteration)
-        self.observer.message(f"{tag_name(iteration)} {why}: set aside as {place.name}, an earlier tag is used")
+        run = self.context
+        place = progress.set_aside(run.directory.save, iteration)
+        run.journal.write("tag_set_aside", iteration=iteration, why=why, place=str(place))
+        run.observer.message(f"{tag_name(iteration)} {why}: set aside as {place.name}, an earlier tag is used")
 
-    def _finish_surgery(self, tag: Path) -> None:
-        """Whatever was begun in the tag to train on from, by a run or by hand, and cut short."""
-        record = finish_interrupted(tag)
-        if record is not None:
-            self.journal.write("surgery_finished", tag=tag.name, kind=record.operation.kind)
-            self.observer.message(f"{tag.name}: the {record.operation.kind} that was cut short is finished")
-
-    def _reset(self, due: Reset) -> None:
-        """Forget, and begin the learning rate anew where the config says so; each unless it is done already."""
-        tag = self.directory.save / tag_name(due.iteration)
-        since = progress.operations_since(tag, due)
-        if not since:
-            self._forget(tag, due)
-        restarts = self.config.gaff.lr_schedule == "restart"
-        if restarts and "restart-lr" not in since:
-            self._restart_schedule(tag, due)
-        by_hand = since[1:] if restarts and since[:1] == ["restart-lr"] else since
-        if by_hand:
-            self.journal.write("operated_by_hand", reset=due.number, iteration=due.iteration, operations=by_hand)
-            self.observer.message(
-                f"{tag.name}: after reset {due.number} came {', '.join(by_hand)} by hand: left as it is"
-            )
-
-    def _forget(self, tag: Path, due: Reset) -> None:
-        settings = self.config.gaff
-        request = ResetRequest(
-            number=due.number,
-            seed=settings.seed,
-            init=settings.init,
-            moments=settings.moments,
-            parameters=settings.parameters,
-            save_forgotten=settings.save_forgotten,
+    def _prune(self, newest: int) -> None:
+        """Delete what the config does not keep, now that the newest tag is whole and operated on."""
+        run = self.context
+        stop = run.segments[-1].stop
+        done = retention.prune(
+            run.directory.save, run.config, run.run_id, newest, stop, enough=lambda: run.signals.name is not None
         )
-        self.journal.write("reset_begun", reset=due.number, iteration=due.iteration)
-        self.observer.reset_started(due)
-        began = time.monotonic()
-        result = reset(tag, request)
-        self._report_reset(due, result, time.monotonic() - began)
+        self._tell_deletions(done, "tags_deleted")
 
-    def _restart_schedule(self, tag: Path, due: Reset) -> None:
-        result = restart_lr(tag, RestartRequest())
-        about = result.operation.about
-        self.journal.write(
-            "schedule_restarted",
-            reset=due.number,
-            iteration=due.iteration,
-            already_done=result.already_done,
-            lr_before=about["lr_before"],
-            lr_after=about["lr_after"],
+    def _tell_deletions(self, done: retention.Deletions, event: str) -> None:
+        run = self.context
+        if done.deleted:
+            run.journal.write(event, iterations=done.deleted)
+        for iteration, why in done.left.items():
+            if iteration not in self._not_deleted:
+                self._not_deleted.add(iteration)
+                run.warn("not-deleted", f"{tag_name(iteration)} should be deleted and {why}", iteration)
+
+    def _train(self, step: Train, restarts: Restarts) -> None:
+        """One launch, and what follows on its end."""
+        run = self.context
+        due = progress.reset_due(run.segments, step.start)
+        if due:
+            if due.number not in self._told_resets:
+                self._told_resets.add(due.number)
+                tell_reset(run, due)
+            tell_operations_by_hand(run, due)
+        self._stop_where_asked(step.start)
+        self._prune(step.start)
+        piece = choose_piece(
+            step.segment,
+            step.start,
+            run.pace,
+            run.deadline,
+            lambda stop: len(saves_of(run, step.start, stop)),
+            run.log_interval,
         )
-        self.observer.message(f"{tag.name}: the learning rate's warm-up and decay begin anew")
-
-    def _report_reset(self, due: Reset, result: Result, seconds: float) -> None:
-        operation = result.operation
-        self.journal.write(
-            "reset_done",
-            reset=due.number,
-            iteration=due.iteration,
-            already_done=result.already_done,
-            copies=len(operation.edits),
-            bytes=operation.bytes_changed,
-            seconds=round(seconds, 4),
-            forgotten=dict(operation.about["forgotten"]),
-        )
-        self.observer.reset_done(due, seconds, len(operation.edits), operation.bytes_changed)
-
-    def _train(self, segment: Segment) -> None:
-        """Launch the trainer from the newest tag to the segment's end, and demand the checkpoint there."""
-        start = progress.judge(self.directory.save).iteration
-        folder = self.directory.segment(segment.number)
-        make_directory_durably(folder)
-        attempt = self.directory.attempts(segment.number) + 1
-        log = folder / f"attempt-{attempt}.log"
-        with self._reserved_port() as port:
-            request = SegmentRequest(start, segment.stop, self.directory.save, folder, port.number, self.run_id)
-            launch = self.trainer.prepare(self.config, request)
-            self.journal.write(
-                "segment_launched",
-                segment=segment.number,
-                attempt=attempt,
-                start=start,
-                stop=segment.stop,
-                log=str(log.relative_to(self.directory.root)),
-                command=list(launch.argv),
-            )
-            self.observer.segment_started(segment, attempt)
-            watch = Watch(start, self.config.gaff.watch.silence_minutes, self.config.get("log_interval"))
-            began = time.monotonic()
-            code = self._run(launch, log, watch)
-        if watch.hung:
-            self.journal.write(
-                "trainer_silent", minutes=watch.silence_minutes, iteration=watch.iteration, ranks=watch.ranks_asked
-            )
-        self.journal.write(
-            "segment_exited", segment=segment.number, returncode=code, seconds=round(time.monotonic() - began, 3)
-        )
-        self._demand_checkpoint(segment, code, watch, log)
-
-    def _reserved_port(self) -> ReservedPort:
-        fixed = self.trainer.fixed_port(self.config)
-        wish = self.config.get("master_port") if fixed is None else fixed
-        return reserve_port(self.run_id, wish, fixed=fixed is not None)
-
-    def _run(self, launch: Launch, log: Path, watch: Watch) -> int:
-        """One launch from its first process to the end of its last.  Returns the trainer's exit code."""
-        clean_up(launch)
-        try:
-            with Child(launch, log, self.run_id) as child:
-                return follow(
-                    child, watch, tell=self.observer.event, message=self.observer.message, signals=self.signals
-                )
-        finally:
-            clean_up(launch)
-            self._end_leftovers()
-
-    def _demand_checkpoint(self, segment: Segment, code: int, watch: Watch, log: Path) -> None:
-        now = progress.judge(self.directory.save)
-        if now.iteration == segment.stop:
-            if code:
-                self.observer.message(f"the trainer exited with {code}, but its checkpoint is whole")
-            self.journal.write("segment_done", segment=segment.number, iteration=segment.stop)
-            self.observer.segment_finished(segment)
+        if piece is None:
+            raise _interrupted("the end of the walltime is too near for another iteration", step.start)
+        outcome = launch(run, step, piece)
+        if isinstance(outcome, Stopped):
+            raise _interrupted(f"stopped by {outcome.reason}", outcome.iteration)
+        if isinstance(outcome, Failed):
+            self._examined.discard(outcome.safe)
+            self._restart(outcome, restarts)
             return
-        if self.signals.name:
-            raise self._interrupted(now.iteration)
-        raise failure(Ended(code, segment.stop, now.iteration, self.directory.save, log), watch)
+        self._examined.add(piece.stop)  # written and judged under this supervisor's eyes
+        if piece.stop == step.segment.stop:
+            run.journal.write("segment_done", segment=step.segment.number, iteration=piece.stop, **run.history.losses)
+            run.observer.segment_finished(step.segment)
+        if piece.goal == "walltime":
+            raise _interrupted("stopped before the end of the walltime", piece.stop)
 
-    def _interrupted(self, iteration: int) -> Interrupted:
-        what = f"stopped by {self.signals.name}; iteration {iteration} is safe"
-        return Interrupted(Problem("interrupted", what, "run the same command again to carry on"))
+    def _restart(self, failed: Failed, restarts: Restarts) -> None:
+        """Wait before the next launch, or end the run.
+
+        Raises:
+            GaffError: no further launch is due.
+        """
+        run, what = self.context, failed.failure
+        run.journal.write(
+            "trainer_failed",
+            id=what.problem.id,
+            what=what.problem.what,
+            iteration=what.iteration,
+            safe=failed.safe,
+            log=None if what.problem.where is None else what.problem.where.file,
+            lasting=what.course.value,
+        )
+        follows = restarts.after(what, failed.safe)
+        if isinstance(follows, GaffError):
+            raise follows
+        run.journal.write(
+            "restart_planned",
+            number=follows.number,
+            of=follows.of,
+            delay_s=follows.delay_s,
+            iteration=failed.safe,
+        )
+        self._tell_restart(what.problem, follows, failed.safe)
+        self._wait(follows.delay_s, failed.safe)
+
+    def _tell_restart(self, problem: Problem, follows: Restart, safe: int) -> None:
+        run = self.context
+        wait = f" in {follows.delay_s:g} s" if follows.delay_s else ""
+        told = f"{problem.what}; restart {follows.number} of {follows.of} from iteration {safe}{wait}"
+        run.observer.message(told)
+        run.notifier.tell("warning", told, safe)
+
+    def _wait(self, seconds: float, safe: int) -> None:
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            self._stop_where_asked(safe)
+            self.context.notifier.tick()
+            time.sleep(min(_WAIT_S, seconds))
+
+    def _stop_where_asked(self, iteration: int) -> None:
+        """Nothing is running: any signal ends the run here.
+
+        Raises:
+            Interrupted: there was one.
+        """
+        run = self.context
+        lost = run.lost()
+        if lost:
+            raise GaffError(Problem("lock-lost", lost, "leave the run to it", Location(str(run.directory.root))))
+        if run.signals.name:
+            raise _interrupted(f"stopped by {run.signals.name}", iteration)
 
 
-def _missed(save: Path, missed: Reset) -> GaffError:
-    what = f"carries no reset {missed.number}, yet later checkpoints are there, so the run went on without it"
-    remedy = "use a fresh run directory, or move the later tags away to train them again"
-    where = Location(str(save / tag_name(missed.iteration)))
-    return GaffError(Problem("reset-missed", what, remedy, where))
+def _interrupted(what: str, iteration: int) -> Interrupted:
+    safe = f"{what}; iteration {iteration} is safe"
+    return Interrupted(Problem("interrupted", safe, "run the same command again to carry on"))
+
+
+def _system_error(error: OSError) -> GaffError:
+    """Trouble of the machine in the supervisor's own work, as a full disk: nothing is lost by it."""
+    what = f"{(error.strerror or str(error)).lower()}, and the supervisor cannot go on"
+    where = Location(str(error.filename)) if error.filename else None
+    return GaffError(Problem("system", what, "mend that, and run the same command again to carry on", where))

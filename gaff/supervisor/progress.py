@@ -15,7 +15,8 @@ from pathlib import Path
 from gaff.checkpoint.completeness import mark_complete, why_unfinished
 from gaff.checkpoint.tag import TAG_NAME, tag_name
 from gaff.checkpoint.transaction import valid_records
-from gaff.files import fsync_directory, make_directory_durably, write_durably
+from gaff.errors import Location, Problem
+from gaff.files import fsync_directory, make_directory_durably, remove_durably, write_durably
 from gaff.plan.schedule import Reset, Segment
 
 SET_ASIDE = "set-aside"  # below `save`; GPT-NeoX takes any path with `global_step` in it for a checkpoint
@@ -57,6 +58,19 @@ def judge(save: Path) -> Progress:
     return Progress(0, untrusted)
 
 
+def newest(save: Path) -> int:
+    """The newest tag that can be trusted, 0 for none.  Writes nothing."""
+    found = (i for i in reversed(tags(save)) if why_unfinished(save / tag_name(i), i) is None)
+    return next(found, 0)
+
+
+def nothing_left(save: Path, iteration: int, why: str) -> Problem:
+    """The only checkpoint of a run cannot be trusted: what to do about it is a person's to decide."""
+    what = f"was a whole checkpoint and is none any more ({why}), and no other is left"
+    remedy = "restore it from a backup, or move it away to train from the beginning"
+    return Problem("no-checkpoint-left", what, remedy, Location(str(save / tag_name(iteration))))
+
+
 def segment_after(segments: Sequence[Segment], iteration: int) -> Segment | None:
     """The segment that trains the iteration after ``iteration``; None when the run is finished."""
     return next((s for s in segments if s.start <= iteration < s.stop), None)
@@ -80,29 +94,45 @@ def missed_reset(save: Path, segments: Sequence[Segment], iteration: int) -> Res
     return None if before[-1].number in made else before[-1]
 
 
-def operations_since(tag: Path, due: Reset) -> list[str]:
-    """Kinds of the operations that were made on a tag by hand after reset ``due``, oldest first."""
+def operations_of(tag: Path, due: Reset) -> list[str] | None:
+    """Kinds of the operations made on a tag after reset ``due``, oldest first; None while that is to be made."""
     held = [record.operation for record in valid_records(tag)]
     made = [n for n, done in enumerate(held) if done.kind == "reset" and done.about["reset"] == due.number]
-    return [done.kind for done in held[made[0] + 1 :]] if made else []
+    return [done.kind for done in held[made[0] + 1 :]] if made else None
 
 
 def set_aside(save: Path, iteration: int) -> Path:
     """Move a tag out of the trainer's sight, without deleting anything.  Returns where it went."""
-    folder = save / SET_ASIDE
+    return _move(save / tag_name(iteration), save / SET_ASIDE, f"iteration{iteration}")
+
+
+def _move(path: Path, folder: Path, name: str) -> Path:
+    """Move ``path`` into ``folder``, as ``name`` with a number behind it that is free there."""
     make_directory_durably(folder)
     taken = {p.name for p in folder.iterdir()}
-    name = next(n for i in range(1, len(taken) + 2) if (n := f"iteration{iteration}-{i}") not in taken)
-    os.rename(save / tag_name(iteration), folder / name)
+    free = next(n for i in range(1, len(taken) + 2) if (n := f"{name}-{i}") not in taken)
+    os.rename(path, folder / free)
     fsync_directory(folder)
-    fsync_directory(save)
-    return folder / name
+    fsync_directory(path.parent)
+    return folder / free
+
+
+def latest_is_right(save: Path, iteration: int) -> bool:
+    """Whether ``latest`` names the tag of ``iteration``; for 0, whether there is none."""
+    latest = save / "latest"
+    if iteration == 0:
+        return not os.path.lexists(latest)
+    return latest.is_file() and latest.read_text(encoding="utf-8", errors="replace") == tag_name(iteration)
 
 
 def mend_latest(save: Path, iteration: int) -> None:
-    """See to it that ``latest`` does not name a tag that is missing or untrusted."""
+    """Let ``latest`` name the tag of ``iteration``; remove it for 0.  One that is right is left alone."""
     latest = save / "latest"
+    if latest_is_right(save, iteration):
+        return
+    if latest.is_dir() and not latest.is_symlink():
+        _move(latest, save / SET_ASIDE, "latest")
     if iteration == 0:
-        latest.unlink(missing_ok=True)
-    elif not latest.is_file() or latest.read_text(encoding="utf-8", errors="replace") != tag_name(iteration):
+        remove_durably(latest)
+    else:
         write_durably(latest, tag_name(iteration).encode())

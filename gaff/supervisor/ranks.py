@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import resource
+import shutil
 import signal
+import subprocess
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -51,6 +53,17 @@ def print_stacks(guardian: int, ranks: Sequence[psutil.Process], log: FileIO) ->
         for rank in ranks:
             with contextlib.suppress(psutil.Error, OSError):
                 _print_stack(rank, _owner(rank, len(ranks)), log, min(deadline, time.monotonic() + _PRINTING_S))
+
+
+def show_stacks(ranks: Sequence[psutil.Process], log: FileIO) -> None:
+    """Have py-spy write the stacks of ``ranks`` into ``log``; nothing where it is not installed, or may not look."""
+    spy = shutil.which("py-spy")
+    for rank in ranks if spy else ():
+        with contextlib.suppress(OSError, subprocess.SubprocessError):
+            seen = subprocess.run(
+                [str(spy), "dump", "--pid", str(rank.pid)], stdout=subprocess.PIPE, timeout=_PRINTING_S, check=True
+            )
+            log.write(b"\n" + seen.stdout)
 
 
 def build_locks(ranks: Iterable[psutil.Process]) -> tuple[Path, ...]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 
-from gaff.errors import GaffError, InputError, Problem, TrainerError
+from gaff.errors import InputError, Problem, TrainerError
 from gaff.files import make_directory_durably
 from gaff.plan.config import Config
 from gaff.plan.plan import build_plan
@@ -189,13 +189,12 @@ def _measure(trainer: Trainer, probe: Config, request: SegmentRequest, log: Path
         code = follow(child, watch, tell=note, message=say)
     wall = time.monotonic() - began
     if len(times) < 2:
-        raise _did_not_run(failure(Ended(code, request.stop, None, request.save, log), watch))
+        raise _did_not_run(failure(Ended(code, request.stop, None, request.save, log), watch).problem)
     iteration = statistics.median(times[1:])  # the first one warms up
     return Speed(max(0.0, wall - iteration * _MEASURED_ITERATIONS), iteration)
 
 
-def _did_not_run(error: GaffError) -> TrainerError:
-    (problem,) = error.problems
+def _did_not_run(problem: Problem) -> TrainerError:
     return TrainerError(replace(problem, id="trainer-failed", what=f"the measurement failed: {problem.what}"))
 
 

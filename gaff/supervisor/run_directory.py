@@ -75,6 +75,8 @@ FREE_KEYS = frozenset(
         "gaff.container",
         "gaff.environment",
         "gaff.watch",
+        "gaff.notify",
+        "gaff.keep",
     ]
 )
 

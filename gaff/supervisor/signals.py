@@ -4,33 +4,44 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 _STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_WARNING = (signal.SIGUSR1, signal.SIGUSR2)  # what Slurm's --signal and Grid Engine's -notify send ahead of the end
+_ECHO_S = 2.0  # launchers and process groups deliver one SIGTERM twice
 
 
 class Signals:
     """What has come in from outside.
 
     Attributes:
-        name: the last signal that came; None while there was none.
-        urgent: it was not the first, which means: at once.
+        name: the signal that asks for the earliest end; None while there was none.
+        urgent: at once: a second SIGINT, or a SIGTERM or SIGHUP that is no echo of the first.
+        warned: only warnings have come (SIGUSR1, SIGUSR2), which leave more time than the others.
+        since: when the one in ``name`` came, in seconds of the clock.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.name: str | None = None
         self.urgent = False
+        self.warned = False
+        self.since = 0.0
+        self._clock = clock
 
     def _receive(self, number: int, frame: object) -> None:
-        self.urgent = self.name is not None
-        self.name = signal.Signals(number).name
+        now, warning = self._clock(), number in _WARNING
+        if self.name is None or (self.warned and not warning):
+            self.name, self.warned, self.since = signal.Signals(number).name, warning, now
+        elif not warning:
+            self.urgent = self.urgent or number == signal.SIGINT or now - self.since > _ECHO_S
 
     @contextmanager
     def caught(self) -> Iterator[None]:
-        """Catch SIGINT, SIGTERM and SIGHUP while the block runs; but not SIGHUP under ``nohup``, which ignores it."""
-        before = {number: signal.getsignal(number) for number in _STOPPING}
-        caught = [n for n in _STOPPING if n is not signal.SIGHUP or before[n] is not signal.SIG_IGN]
+        """Catch them while the block runs; but not SIGHUP under ``nohup``, which ignores it."""
+        before = {number: signal.getsignal(number) for number in (*_STOPPING, *_WARNING)}
+        caught = [n for n in before if n is not signal.SIGHUP or before[n] is not signal.SIG_IGN]
         for number in caught:
             signal.signal(number, self._receive)
         try:

@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from gaff.plan.settings import Policy
+from gaff.supervisor.watchdogs.alarm import Alarm
 from gaff.trainers.contract import ErrorLogged, Event, IterationLogged, LoadFailed, ResumedAt, StoppedAt
 from gaff.trainers.faults import decisive
 from gaff.trainers.hangs import Finding, judge
@@ -25,6 +27,7 @@ class Watch:
         start: the iteration that the trainer was told to start from.
         silence_minutes: after so long without a word :meth:`is_silent` says so; None for never.
         log_interval: iterations between two iteration lines, as far as known.
+        on_silence: what is to be done then.
         clock: seconds, never set back.
 
     Attributes:
@@ -33,6 +36,7 @@ class Watch:
         stopped: the trainer said that it stops by itself.
         lines: how many lines were read.
         hung: it was silent for too long; see :meth:`hang`.
+        alarm: what a watchdog saw that ends the launch, set by who asked it; None otherwise.
         ranks_asked: how many ranks were then told to say where they stand.
     """
 
@@ -41,10 +45,13 @@ class Watch:
         start: int,
         silence_minutes: float | None = None,
         log_interval: int | None = None,
+        on_silence: Policy = "restart",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.start = start
         self.silence_minutes = silence_minutes
+        self.on_silence = on_silence
+        self.alarm: Alarm | None = None
         self.fatal: str | None = None
         self.fatal_line = 0
         self.iteration = start

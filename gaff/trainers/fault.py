@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from enum import IntEnum
+from enum import Enum, IntEnum
 
 
 class Weight(IntEnum):
@@ -15,6 +15,14 @@ class Weight(IntEnum):
     UNKNOWN = 1  # an exception that nothing is known about, or a rank that died without a word
     CONSEQUENCE = 2  # a rank that lost its peers: the cause is another's
     HINT = 3  # what a dying rank or a launcher says in any case
+
+
+class Course(Enum):
+    """What becomes of a fault when the same launch is made again."""
+
+    LASTING = "lasting"  # the launch would fail the same way: the config, an installation
+    PASSING = "passing"  # it can be gone by itself: a network, a node, a file system
+    UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True)
@@ -28,11 +36,12 @@ class Fault:
     remedy: str
     weight: Weight = Weight.CAUSE
     alone: bool = False
+    course: Course = Course.UNKNOWN
 
 
-def rows(weight: Weight, alone: bool, *known: tuple[str, str]) -> tuple[Fault, ...]:
+def rows(weight: Weight, alone: bool, *known: tuple[str, str], course: Course = Course.UNKNOWN) -> tuple[Fault, ...]:
     """Rows of one kind, each given as its pattern and its remedy."""
-    return tuple(Fault(re.compile(pattern), remedy, weight, alone) for pattern, remedy in known)
+    return tuple(Fault(re.compile(pattern), remedy, weight, alone, course) for pattern, remedy in known)
 
 
 # What to do about faults of several kinds.

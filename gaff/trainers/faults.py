@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from gaff.trainers.contract import ErrorLogged
-from gaff.trainers.fault import Weight
+from gaff.trainers.fault import Course, Weight
 from gaff.trainers.fault_table import FAULTS
 
 _ALONE = tuple(fault for fault in FAULTS if fault.alone)
@@ -25,6 +25,11 @@ def explain(message: str) -> str | None:
 def weigh(message: str) -> Weight:
     """How near to the cause the message is; ``Weight.UNKNOWN`` where nothing is known about it."""
     return next((fault.weight for fault in FAULTS if fault.pattern.search(message)), Weight.UNKNOWN)
+
+
+def course(message: str) -> Course:
+    """What becomes of the fault when the same launch is made again."""
+    return next((fault.course for fault in FAULTS if fault.pattern.search(message)), Course.UNKNOWN)
 
 
 def decisive(errors: Iterable[ErrorLogged]) -> ErrorLogged | None:

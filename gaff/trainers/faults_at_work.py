@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from gaff.trainers.fault import COMPILER, SHM, Fault, Weight, rows
+from gaff.trainers.fault import COMPILER, SHM, Course, Fault, Weight, rows
 
 _SMALLER = "lower train_micro_batch_size_per_gpu and raise gradient_accumulation_steps by as much"
 _HOST_MEMORY = "give the job more host memory, or run fewer ranks on a node"
@@ -66,6 +66,7 @@ _NODES = (
             "another process holds the port on which the ranks meet; run the same command again",
         ),
         (r"was not reachable via ssh", _SSH),
+        course=Course.PASSING,
     )
     + rows(
         Weight.CAUSE,
@@ -94,6 +95,7 @@ _NODES = (
             r"Name or service not known|name resolution",
             "mend master_addr or the hostfile: a host's name is not known here",
         ),
+        course=Course.PASSING,
     )
 )
 
@@ -102,6 +104,7 @@ _PEERS = rows(
     True,
     (r"Watchdog caught collective operation timeout", "see what the other ranks did: one never came; " + _NCCL),
     (r"terminate called after throwing an instance of 'c10::DistBackendError'", _NCCL),
+    course=Course.PASSING,
 ) + rows(
     Weight.CONSEQUENCE,
     False,
@@ -111,6 +114,7 @@ _PEERS = rows(
         _OTHER_RANK,
     ),
     (r"DistBackendError|NCCL [Ee]rror|ncclRemoteError|ncclInternalError|Timed out waiting \d+ms", _NCCL),
+    course=Course.PASSING,
 )
 
 _DEATHS = rows(

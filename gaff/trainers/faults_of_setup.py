@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from gaff.trainers.fault import COMPILER, SHM, Fault, Weight, rows
+from gaff.trainers.fault import COMPILER, SHM, Course, Fault, Weight, rows
 
 _VOCAB_FILE = "mend vocab_file, and see that every node has that file"
 _NETWORK = "download the tokenizer beforehand and name its file in vocab_file: this machine does not reach the network"
@@ -25,6 +25,7 @@ _LEAVES = rows(
         r"ERROR: Fused kernels configured but not properly installed",
         "build them (megatron/fused_kernels), or set the three *_fusion keys to false",
     ),
+    course=Course.LASTING,
 )
 
 _CONFIG = rows(
@@ -45,12 +46,16 @@ _CONFIG = rows(
         r"wandb\.(?:\w+\.)*\w*Error|api_key not configured",
         "log in with `wandb login`, set WANDB_MODE=offline, or set use_wandb: false",
     ),
+    course=Course.LASTING,
 )
 
 _CHECKPOINT = rows(
     Weight.CAUSE,
     False,
     (r"PytorchStreamReader failed", "a file of the checkpoint is truncated; resume from an earlier tag"),
+) + rows(
+    Weight.CAUSE,
+    False,
     (
         r"checkpoint being loaded used a DP world size of",
         "the number of data-parallel ranks differs from the one that wrote the checkpoint; use as many GPUs",
@@ -66,38 +71,53 @@ _CHECKPOINT = rows(
     (r"AnnealingLR: class input value", _SAME_SETTINGS + "; see lr, min_lr, warmup, lr_decay_iters, lr_decay_style"),
     (r"(\w+) value from checkpoint \(.*is not equal to the currently set", _SAME_SETTINGS + r"; see \1"),
     (r"size mismatch for [\w.]+", "use the model and the parallel layout that wrote the checkpoint"),
+    course=Course.LASTING,
 )
 
-_FILES = rows(
-    Weight.CAUSE,
-    False,
-    (r"^Exception: No such file or directory \(os error 2\)|NOT_FOUND: \"|^OSError: Not found: \"", _VOCAB_FILE),
-    (r"args\.(vocab|merge)_file is not None", r"name the tokenizer's file in \1_file"),
-    (r"Can't load tokenizer for|connect to 'https://huggingface|LocalEntryNotFound|OfflineModeIsEnabled", _NETWORK),
-    (
-        r"No such file or directory: '(\S*_indexmap_\S*)'",
-        "let the data lie on a file system that all nodes share, or set use_shared_fs: false",
-    ),
-    (
-        r"No such file or directory: '\S*\.(?:idx|bin)'|Index file doesn't match expected format",
-        "mend data_path: the path of the .bin and .idx files without that ending",
-    ),
-    (r"No such file or directory: '\S*nvcc'", "install the CUDA toolkit, or set CUDA_HOME in `gaff: environment`"),
-    (r"No such file or directory: '([^']+)'", r"see that \1 is there, on every node, and spelled so in the config"),
-    (r"No space left on device.*/dev/shm", SHM),
-    (
-        r"No space left on device|Disk quota exceeded|PytorchStreamWriter failed|inline_container\S* \. unexpected pos",
-        "make room where the checkpoints are written",
-    ),
-    (r"\[Errno 30\]|Read-only file system", "let the place be writable: GPT-NeoX writes there"),
-    (r"PermissionError|\[Errno 13\]", "give this user the right to write there, or name another place"),
-    (r"Too many open files", "raise the limit, `ulimit -n`, before the run starts"),
-    (r"\[Errno 5\]|\[Errno 116\]|Stale file handle", "see to the file system: it failed while it was used"),
-) + rows(
-    Weight.CAUSE,
-    True,
-    (r"Dataset does not exist: (\S+)", r"mend data_path: there are no \1.bin and \1.idx"),
-    (r"can't open file '([^']+)'", r"see that \1 is there: the launch begins with it"),
+_FILES = (
+    rows(
+        Weight.CAUSE,
+        False,
+        (r"^Exception: No such file or directory \(os error 2\)|NOT_FOUND: \"|^OSError: Not found: \"", _VOCAB_FILE),
+        (r"args\.(vocab|merge)_file is not None", r"name the tokenizer's file in \1_file"),
+        (r"Can't load tokenizer for|connect to 'https://huggingface|LocalEntryNotFound|OfflineModeIsEnabled", _NETWORK),
+        course=Course.LASTING,
+    )
+    + rows(
+        Weight.CAUSE,
+        False,
+        (
+            r"No such file or directory: '(\S*_indexmap_\S*)'",
+            "let the data lie on a file system that all nodes share, or set use_shared_fs: false",
+        ),
+        (
+            r"No such file or directory: '\S*\.(?:idx|bin)'|Index file doesn't match expected format",
+            "mend data_path: the path of the .bin and .idx files without that ending",
+        ),
+        (r"No such file or directory: '\S*nvcc'", "install the CUDA toolkit, or set CUDA_HOME in `gaff: environment`"),
+        (r"No such file or directory: '([^']+)'", r"see that \1 is there, on every node, and spelled so in the config"),
+        (r"No space left on device.*/dev/shm", SHM),
+        (
+            r"No space left on device|Disk quota exceeded|PytorchStreamWriter failed"
+            r"|inline_container\S* \. unexpected pos",
+            "make room where the checkpoints are written",
+        ),
+        (r"\[Errno 30\]|Read-only file system", "let the place be writable: GPT-NeoX writes there"),
+        (r"PermissionError|\[Errno 13\]", "give this user the right to write there, or name another place"),
+        (r"Too many open files", "raise the limit, `ulimit -n`, before the run starts"),
+    )
+    + rows(
+        Weight.CAUSE,
+        False,
+        (r"\[Errno 5\]|\[Errno 116\]|Stale file handle", "see to the file system: it failed while it was used"),
+        course=Course.PASSING,
+    )
+    + rows(
+        Weight.CAUSE,
+        True,
+        (r"Dataset does not exist: (\S+)", r"mend data_path: there are no \1.bin and \1.idx"),
+        (r"can't open file '([^']+)'", r"see that \1 is there: the launch begins with it"),
+    )
 )
 
 _INSTALLATION = rows(
@@ -123,10 +143,12 @@ _INSTALLATION = rows(
         "update the GPU's driver, or use an older torch",
     ),
     (r"no kernel image is available", "install the torch that is built for this kind of GPU"),
+    course=Course.LASTING,
 ) + rows(
     Weight.CAUSE,
     True,
     (r"Making C\+\+ dataset helpers module failed", COMPILER),
+    course=Course.LASTING,
 )
 
 SETUP: tuple[Fault, ...] = (*_LEAVES, *_CONFIG, *_CHECKPOINT, *_FILES, *_INSTALLATION)

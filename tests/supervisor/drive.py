@@ -20,13 +20,18 @@ from typing import Any
 import psutil
 
 from gaff.errors import GaffError
-from gaff.plan.config import load_config
-from gaff.plan.schedule import schedule
+from gaff.plan.config import Config, load_config
+from gaff.plan.schedule import Segment, schedule
 from gaff.supervisor.child import RUN_ID
+from gaff.supervisor.journal import Journal
 from gaff.supervisor.lock import run_lock
 from gaff.supervisor.loop import Supervisor
+from gaff.supervisor.notify import Notifier
 from gaff.supervisor.observer import NullObserver
-from gaff.supervisor.run_directory import open_run, run_directory
+from gaff.supervisor.run_context import RunContext
+from gaff.supervisor.run_directory import RunDirectory, open_run, run_directory
+from gaff.supervisor.walltime import Deadline
+from gaff.trainers.contract import Trainer
 from tests.supervisor.fake_trainer import FakeTrainer
 
 CONFIG = """
@@ -37,6 +42,7 @@ gaff:
   reset_every: 10
   trainer: bundled
 """
+WATCH = "restarts: 0"  # a failure ends the run; tests of restarts set others
 
 
 def build(
@@ -45,14 +51,29 @@ def build(
     """A supervisor of 40 iterations, k = 10."""
     root.mkdir(parents=True, exist_ok=True)
     path = root.parent / f"{root.name}.yml"
-    path.write_text(CONFIG)
+    path.write_text(f"{CONFIG}  watch: {{{WATCH}}}\n")
     config = load_config([path], overrides)
     segments = schedule(40, config.gaff.reset_every)
     directory = run_directory(root, config)
     run_id = open_run(directory, config, {})
-    return Supervisor(
-        config, segments, directory, run_id, FakeTrainer(template, 40, modes, iteration_s), NullObserver()
+    return supervisor(config, segments, directory, run_id, FakeTrainer(template, 40, modes, iteration_s))
+
+
+def supervisor(
+    config: Config,
+    segments: tuple[Segment, ...],
+    directory: RunDirectory,
+    run_id: str,
+    trainer: Trainer,
+    deadline: Deadline | None = None,
+) -> Supervisor:
+    """One that nobody watches."""
+    journal = Journal(directory.journal)
+    notifier = Notifier(config.gaff.notify, directory.root, lambda why: journal.write("notify_failed", why=why))
+    context = RunContext(
+        config, segments, directory, run_id, trainer, NullObserver(), journal, notifier, deadline=deadline
     )
+    return Supervisor(context)
 
 
 def processes_of(root: Path) -> list[int]:
@@ -76,6 +97,8 @@ def die_at_write(effect: int) -> None:
 
     def counted(descriptor: int, data: Any, offset: int) -> int:
         nonlocal effect
+        if "global_step" not in os.readlink(f"/proc/self/fd/{descriptor}"):
+            return real(descriptor, data, offset)
         effect -= 1
         if effect == 0:
             real(descriptor, data[: len(data) // 2], offset)

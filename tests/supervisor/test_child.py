@@ -11,10 +11,13 @@ from pathlib import Path
 import psutil
 import pytest
 
+from gaff.plan.settings import WatchSettings
 from gaff.supervisor import child as child_module
 from gaff.supervisor.child import RUN_ID, Child, clean_up, end_leftovers
 from gaff.supervisor.follow import follow
+from gaff.supervisor.pace import Pace
 from gaff.supervisor.signals import Signals
+from gaff.supervisor.stopping import Stopping, Verdict
 from gaff.supervisor.watch import Watch
 from gaff.trainers.contract import Launch
 
@@ -39,9 +42,13 @@ def lives(pid: int) -> bool:
         return False
 
 
+def verdict_of(signals: Signals) -> Callable[[int], Verdict]:
+    return Stopping(signals, WatchSettings(), Pace()).verdict
+
+
 def run(code: str, folder: Path, watch: Watch | None = None, signals: Signals | None = None) -> int:
     with Child(Launch((*PYTHON, code), folder, {}), folder / "log", "some-run") as child:
-        return follow(child, watch or Watch(0), tell=nothing, message=nothing, signals=signals)
+        return follow(child, watch or Watch(0), tell=nothing, message=nothing, verdict=verdict_of(signals or Signals()))
 
 
 def test_every_line_is_read_also_one_without_an_end(tmp_path: Path) -> None:
@@ -101,7 +108,7 @@ def test_a_launch_that_cannot_be_ended_is_given_up(tmp_path: Path, monkeypatch: 
     signals.name = "SIGTERM"
     with Child(Launch(("true",), tmp_path, {}), tmp_path / "log", "given-up") as child:
         wait_for(lambda: "up" in (tmp_path / "log").read_text())
-        assert follow(child, Watch(0), tell=nothing, message=nothing, signals=signals) == -signal.SIGKILL
+        assert follow(child, Watch(0), tell=nothing, message=nothing, verdict=verdict_of(signals)) == -signal.SIGKILL
     assert end_leftovers("given-up") == []
 
 

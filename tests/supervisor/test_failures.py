@@ -14,7 +14,7 @@ from gaff.supervisor.journal import read_entries
 from gaff.supervisor.progress import tags
 from tests.supervisor import drive
 
-SILENCE = "  watch: {silence_minutes: 0.1}\n"
+SILENCE = "restarts: 0, silence_minutes: 0.1"
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ def template(unpacked_checkpoints: Path) -> Path:
 @pytest.fixture
 def watched(monkeypatch: pytest.MonkeyPatch) -> None:
     """Six seconds without a line are a hang."""
-    monkeypatch.setattr(drive, "CONFIG", drive.CONFIG + SILENCE)
+    monkeypatch.setattr(drive, "WATCH", SILENCE)
 
 
 def events(root: Path, name: str) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
@@ -119,8 +119,8 @@ class Listener(NullObserver):
 def listen(root: Path) -> list[int]:
     """Run a supervisor over a trainer that shouts.  Returns the iterations that its observer was told of."""
     supervisor = build(root, root, {})
-    supervisor.trainer = Shouter(root, 40)
-    supervisor.observer = listener = Listener()
+    listener = Listener()
+    supervisor.context = replace(supervisor.context, trainer=Shouter(root, 40), observer=listener)
     with pytest.raises(TrainerError, match="the very last words"):
         supervisor.run()
     return listener.heard

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -341,7 +342,7 @@ def test_a_shell_that_bears_the_runs_mark_is_told_instead_of_killed(
 ) -> None:
     """By its own run's, and by that of another one at work on this machine."""
     supervisor = build(tmp_path / "run", template, {})
-    for mark in (supervisor.run_id, "another-run"):
+    for mark in (supervisor.context.run_id, "another-run"):
         monkeypatch.setenv(RUN_ID, mark)
         with pytest.raises(InputError, match=f"unset {RUN_ID}"):
             supervisor.run()
@@ -369,7 +370,7 @@ def test_a_run_directory_that_is_moved_away_at_work_is_not_begun_anew(tmp_path: 
                 (tmp_path / "run").rename(tmp_path / "moved")
 
     supervisor = build(tmp_path / "run", template, {}, iteration_s=0.1)
-    supervisor.observer = Mover()
+    supervisor.context = replace(supervisor.context, observer=Mover())
     with pytest.raises(GaffError, match="is no longer this run's directory"):
         supervisor.run()
     assert not (tmp_path / "run" / "journal.jsonl").exists()

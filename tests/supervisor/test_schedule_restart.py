@@ -45,7 +45,7 @@ def at_the_first_boundary(root: Path, template: Path) -> Supervisor:
     supervisor = build(root, template, {}, overrides=RESTART)
     if not (root / "checkpoints" / "global_step10").exists():
         write_tag(root / "checkpoints", template, 10)
-    supervisor.signals.name = "SIGTERM"
+    supervisor.context.signals.name = "SIGTERM"
     return supervisor
 
 

@@ -39,7 +39,7 @@ class StorageFacts:
     speed: bytes per second, written and flushed; None where nothing could be written.
     unwritable: then, why.
     quota: the words of ``quota`` about a limit that is exceeded.
-    tag, tags: bytes of one checkpoint, and how many the run leaves; None without a plan.
+    tag, tags: bytes of one checkpoint, and how many of the run's lie there at once at most; None without a plan.
     there: tags that lie in ``save`` already.
     shared_memory: of this machine; None where there is no /dev/shm.
     memory: bytes of host memory that are free now.
@@ -80,7 +80,7 @@ def gather(subject: Subject) -> StorageFacts:
         unwritable=unwritable,
         quota=_quota(subject),
         tag=plan.checkpoint_bytes if plan else None,
-        tags=len(plan.tags) if plan else None,
+        tags=plan.kept.most if plan else None,
         there=len(list(subject.save.glob("global_step*"))) if os.path.isdir(subject.save) else 0,
         shared_memory=file_system(_SHM) if _SHM.is_dir() else None,
         memory=psutil.virtual_memory().available,
@@ -151,7 +151,7 @@ def _room(facts: StorageFacts) -> Iterator[Finding]:
     if place.free < facts.tag:
         yield Finding("room", AREA, "problem", f"not even one tag fits: {free}; {plan}", elsewhere)
     elif place.free < needed:
-        fewer = "gaff plan --config FILE  # lists the tags; a larger checkpoint_factor makes fewer"
+        fewer = "-o gaff.keep=2 -o checkpoint_factor=  # deletes older tags; gaff plan --config FILE says which stay"
         yield Finding("room", AREA, "problem", f"the tags do not fit: {free}; {plan}", f"{elsewhere}\n{fewer}")
     else:
         yield Finding("room", AREA, "ok", f"{free}; {plan}")

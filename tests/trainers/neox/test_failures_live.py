@@ -18,13 +18,15 @@ from gaff.plan.config import load_config
 from gaff.plan.schedule import schedule
 from gaff.supervisor.child import RUN_ID
 from gaff.supervisor.loop import Supervisor
-from gaff.supervisor.observer import NullObserver
 from gaff.supervisor.run_directory import open_run, run_directory
 from gaff.trainers.select import select_trainer
 from tests.live import journal, write_config
+from tests.supervisor import drive
 from tests.trainers.neox.live import MARKS, Finished, corpus, train
 
 pytestmark = MARKS
+
+LEFT_TO_US = "gaff.watch.restarts=0"
 
 
 @pytest.fixture(scope="module")
@@ -38,17 +40,17 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def supervisor(folder: Path, data: Path, *overrides: str) -> Supervisor:
     """A run of four iterations on GPT-NeoX, which nobody has checked."""
     path = write_config(folder / "run.yml", data, train_iters=4, reset_every=2)
-    chosen = ["gaff.trainer=neox", "gaff.device=cpu-beside-gpus", "num_workers=0", *overrides]
+    chosen = ["gaff.trainer=neox", "gaff.device=cpu-beside-gpus", "num_workers=0", LEFT_TO_US, *overrides]
     config = load_config([path], chosen)
     directory = run_directory(folder / "run", config)
     run_id = open_run(directory, config, {})
-    return Supervisor(config, schedule(4, 2), directory, run_id, select_trainer(config), NullObserver())
+    return drive.supervisor(config, schedule(4, 2), directory, run_id, select_trainer(config))
 
 
 def test_exiting_with_0_without_training(tmp_path: Path, data: Path) -> None:
     layout = ("model_parallel_size=2", "pipe_parallel_size=0", "zero_optimization={stage: 2}")
     unchecked = supervisor(tmp_path, data, *layout)
-    assert check(unchecked.config), "the plan refuses it"
+    assert check(unchecked.context.config), "the plan refuses it"
     with pytest.raises(TrainerError) as caught:
         unchecked.run()
     [problem] = caught.value.problems
@@ -66,7 +68,7 @@ def test_a_tokenizer_that_has_gone(tmp_path: Path, data: Path) -> None:
     vocabulary = tmp_path / "tokenizer.json"
     train_bpe(limited_text(), 512, vocabulary)
     checked = supervisor(tmp_path, data, "tokenizer_type=HFTokenizer", f"vocab_file={vocabulary}")
-    assert [*check(checked.config), *checked.trainer.check(checked.config)] == []
+    assert [*check(checked.context.config), *checked.context.trainer.check(checked.context.config)] == []
     vocabulary.unlink()
     with pytest.raises(TrainerError) as caught:
         checked.run()
@@ -85,7 +87,7 @@ def disturbed(folder: Path, data: Path, number: signal.Signals, *overrides: str,
     root = folder / "run"
     thread = threading.Thread(target=_send, args=(root, number, launcher), daemon=True)
     thread.start()
-    done = train(folder, data, overrides, train_iters=4000, reset_every=2000)
+    done = train(folder, data, (LEFT_TO_US, *overrides), train_iters=4000, reset_every=2000)
     thread.join(5)
     return done
 
