@@ -17,6 +17,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+#: Errors of the machine under a file, which say nothing about the file: a hung or lost file system, no resources left.
+TROUBLE = frozenset(
+    [
+        *(errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EREMOTEIO, errno.ENODEV, errno.EMFILE, errno.ENFILE),
+        *(errno.ENOMEM, errno.ENOTCONN, errno.ESHUTDOWN, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETDOWN),
+        *(errno.ENETUNREACH, errno.ECONNRESET, errno.ECONNABORTED),
+    ]
+)
+
 _FICLONE = 0x40049409  # linux/fs.h: share the blocks of another file (btrfs, XFS)
 
 # What a file system without locks answers: NFS, the same of a descriptor that is read-only, Lustre (ENOSYS) and Cray

@@ -21,6 +21,7 @@ from gaff.checkpoint.pickle_parser import DamagedPickleError, ForbiddenGlobalErr
 from gaff.checkpoint.unpickle import ITEM_SIZE, TensorRef, unpickle
 from gaff.checkpoint.zip_directory import DamagedZipError, Record, opened, read_records
 from gaff.errors import CheckpointError, Location, Problem
+from gaff.files import TROUBLE
 
 if TYPE_CHECKING:
     import numpy as np
@@ -61,6 +62,8 @@ class Archive:
         return CheckpointError(Problem(problem_id, what, remedy, Location(str(self.path))))
 
     def _unreadable(self, error: OSError | ValueError) -> CheckpointError:
+        if isinstance(error, OSError) and error.errno in TROUBLE:
+            raise OSError(error.errno, error.strerror, str(self.path)) from error
         reason = error.strerror if isinstance(error, OSError) else str(error)
         return self._error("unreadable-file", f"cannot be read ({reason})", "check the path")
 

@@ -23,9 +23,16 @@ def why_unfinished(tag: Path, iteration: int, *, trust_times: bool = True) -> st
     """Why a tag is not a whole checkpoint of ``iteration``, in words that follow its name; None when it is.
 
     Without ``trust_times`` the times of its files say nothing: who asks knows that the trainer was done with it.
+
+    Raises:
+        CheckpointError: this user cannot read it, which says nothing about it.
+        OSError: the machine cannot (``files.TROUBLE``), which does not either.
     """
     files = TagFiles(tag)
     problems = files.problems()
+    for problem in problems:
+        if problem.id == "unreadable-file":
+            raise CheckpointError(problem)
     if problems:
         return problems[0].what
     try:
@@ -35,6 +42,8 @@ def why_unfinished(tag: Path, iteration: int, *, trust_times: bool = True) -> st
         if trust_times and late and not _is_marked(tag, files):
             return f"was not committed: {min(late)} is newer than configs/"
     except CheckpointError as error:
+        if error.problems[0].id == "unreadable-file":
+            raise
         return error.problems[0].what
     return None
 

@@ -95,6 +95,7 @@ def execute(
         notifier=Notifier(config.gaff.notify, directory.root, lambda why: journal.write("notify_failed", why=why)),
         deadline=deadline,
         lost=lambda: lock.lost,
+        confirm=lock.confirm,
     )
     try:
         Supervisor(context).run()

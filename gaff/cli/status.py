@@ -9,7 +9,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -74,14 +74,16 @@ def _watch(read: Callable[[], dict[str, Any]], *, as_json: bool) -> int:
     """Show the status until the run is no longer at work, or the user has seen enough (Ctrl-C)."""
     try:
         with _display(as_json) as show:
-            while True:
-                status = read()
-                show(status)
-                if status["state"] != "running":
-                    return EXIT_DONE
+            status = read()
+            show(status)
+            while status["state"] == "running":
                 time.sleep(_EVERY_S)
+                with suppress(OSError):  # a file system that is gone for a while
+                    status = read()
+                show(status)
     except KeyboardInterrupt:
-        return EXIT_DONE
+        pass
+    return EXIT_DONE
 
 
 @contextmanager

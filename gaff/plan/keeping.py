@@ -48,7 +48,7 @@ def kept(config: Config, segments: Sequence[Segment], tags: Sequence[int]) -> Ke
     gone: set[int] = set()
     most, fewest = 0, None
     for written, iteration in enumerate(tags, start=1):
-        most = max(most, written - len(gone))
+        most = written - len(gone)  # never less than before: one goes at most for each that comes
         if iteration in stops:
             newest.append(iteration)
             if len(newest) > settings.newest and (oldest := newest.popleft()) not in safe:

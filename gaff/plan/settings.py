@@ -89,11 +89,11 @@ class WatchSettings:
     slow_minutes: float = field(default=5.0, metadata=_about("how long the trainer may be slow before that is told"))
     on_slow: Policy = field(default="warn", metadata=_about("after a slow time: warn, restart or stop"))
     nan_lines: int | None = field(
-        default=3, metadata=_about("iteration lines in a row whose loss is NaN or infinite; or never")
+        default=1, metadata=_about("iteration lines in a row whose loss is NaN or infinite; or never")
     )
     on_nan: Policy = field(default="restart", metadata=_about("when the loss is no number: warn, restart or stop"))
     skipped_in_a_row: int | None = field(
-        default=100, metadata=_about("iterations in a row that were skipped for their gradients; or never")
+        default=40, metadata=_about("iterations in a row that were skipped for their gradients; or never")
     )
     on_skipped: Policy = field(default="stop", metadata=_about("when so many were skipped: warn, restart or stop"))
     on_loss_scale: Policy = field(

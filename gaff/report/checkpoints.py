@@ -36,20 +36,32 @@ class Checkpoints:
     """Looks for the newest whole tag as often as it is asked, and reads no tag again that has not changed."""
 
     def __init__(self, run_dir: Path) -> None:
-        self.save = _save(run_dir)
+        self._run_dir = run_dir
+        self._configured: Path | None = None
         self._known: tuple[tuple[int, ...], Newest] | None = None
+
+    @property
+    def save(self) -> Path:
+        """Where they are: as the config says, else, where that is not there yet or damaged, the run's identity."""
+        try:
+            if self._configured is None:
+                self._configured = run_directory(self._run_dir, load_config([self._run_dir / "config.yml"])).save
+            return self._configured
+        except (GaffError, OSError):
+            return _save_by_identity(self._run_dir)
 
     def newest(self) -> Newest:
         """What holds now."""
-        unfinished: dict[int, str] = {}
-        for iteration in reversed(progress.tags(self.save)):
+        save, unfinished = self.save, dict[int, str]()
+        for iteration in reversed(progress.tags(save)):
             if iteration == 0:
                 break
-            why = self._look(iteration)
+            why = self._look(iteration, save / tag_name(iteration))
             if why is None and self._known:
                 known = self._known[1]
                 return Newest(known.iteration, unfinished, known.resets)
-            unfinished[iteration] = why or ""
+            if (save / tag_name(iteration)).is_dir():  # it was not moved away in the meantime
+                unfinished[iteration] = why or ""
         return Newest(0, unfinished)
 
     def set_aside(self) -> list[Path]:
@@ -59,9 +71,8 @@ class Checkpoints:
         except OSError:
             return []
 
-    def _look(self, iteration: int) -> str | None:
+    def _look(self, iteration: int, tag: Path) -> str | None:
         """Why a tag is not whole; None when it is, and is now the known one."""
-        tag = self.save / tag_name(iteration)
         try:
             facts, records = tag.stat(), tag / FOLDER
             changed = records.stat().st_mtime_ns if records.is_dir() else 0
@@ -74,6 +85,8 @@ class Checkpoints:
             return why
         except OSError as error:  # it is being written, moved or deleted
             return f"cannot be read ({error.strerror})"
+        except GaffError as error:
+            return error.problems[0].what
 
 
 def _resets_in(tag: Path) -> tuple[int, ...]:
@@ -84,12 +97,7 @@ def _resets_in(tag: Path) -> tuple[int, ...]:
     return tuple(number for operation in made if isinstance(number := operation.about.get("reset"), int))
 
 
-def _save(run_dir: Path) -> Path:
-    """Where the run's checkpoints are: as its config says, else, where that cannot be read, its identity."""
-    try:
-        return run_directory(run_dir, load_config([run_dir / "config.yml"])).save
-    except (GaffError, OSError):
-        pass
+def _save_by_identity(run_dir: Path) -> Path:
     try:
         return Path(json.loads((run_dir / IDENTITY_NAME).read_text(encoding="utf-8"))["save"])
     except (OSError, ValueError, LookupError, TypeError):

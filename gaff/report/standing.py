@@ -63,7 +63,9 @@ class Standing:
     def is_same_supervisor(self) -> bool:
         """Whether the one at work is the one that the journal tells of last."""
         started, owner = self.history.started, self.owner.owner
-        return started is None or owner is None or started.number("pid") in (None, owner.pid)
+        if started is None or owner is None or started.number("pid") is None:
+            return True
+        return (started.text("host"), started.number("pid")) == (owner.host, owner.pid)
 
     @property
     def why(self) -> str | None:
@@ -75,6 +77,8 @@ class Standing:
     def phase(self) -> Phase | None:
         if self.state != "running":
             return None
+        if not self.is_same_supervisor:
+            return "starting"
         if self.history.phase == "starting" and self.history.trains and self._is_open and self.tails[-1].lines:
             return "training"
         return self.history.phase
@@ -95,8 +99,8 @@ class Standing:
     def live(self) -> Progress:
         unread: list[LogTail | None] = [None] * (len(self.launches) - len(self.tails))
         launches = list(zip(self.launches, [*unread, *self.tails], strict=True))
-        waits = self.phase == "waiting to restart" and self.history.restart is not None
-        resume = self.history.restart.number("iteration") if waits and self.history.restart else None
+        restart = self.history.restart if self.phase == "waiting to restart" else None
+        resume = restart.number("iteration") if restart else None
         return replay(self.segments, self.train_iters or 0, launches, self.phase, self.now, resume)
 
     @property

@@ -11,6 +11,7 @@ from gaff.report import format as fmt
 
 _LABEL_WIDTH = 12
 _WARNINGS = 3
+_UNFINISHED = 3
 _REASON_WIDTH = 160
 _SILENT_S = 60.0
 _AGAIN = "the same command carries on"
@@ -34,7 +35,11 @@ def headline(status: Mapping[str, Any]) -> str:
     """``running (training) · iteration 1,200 of 4,000 (30%) · 0:42:10 left``."""
     iteration, total = status["iteration"], status["train_iters"]
     state = f"running ({status['phase']})" if status["state"] == "running" else _STATES[status["state"]]
-    parts = [state, f"iteration {iteration:,} of {total:,} ({iteration / total:.0%})" if total else f"{iteration:,}"]
+    parts = [state]
+    if total:
+        parts.append(f"iteration {iteration:,} of {total:,} ({iteration / total:.0%})")
+    elif iteration:
+        parts.append(f"iteration {iteration:,}")
     if status["seconds_left"] is not None:
         parts.append(f"{fmt.clock(status['seconds_left'])} left")
     return " · ".join(parts)
@@ -64,8 +69,8 @@ def _rows(status: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "segment", _segment(status)
     yield "resets", _resets(status)
     yield "checkpoint", _checkpoint(status)
-    for iteration, why in status["checkpoint"]["unfinished"].items() if status["state"] != "running" else ():
-        yield "", f"iteration {int(iteration):,} {why}"
+    if status["state"] != "running":  # else the newest is being written
+        yield from _unfinished(status["checkpoint"]["unfinished"])
     yield "restarts", _restarts(status)
     yield "time limit", _at(status["time_limit"])
     yield from _warnings(status["warnings"])
@@ -133,6 +138,13 @@ def _checkpoint(status: Mapping[str, Any]) -> str:
         return "" if status["state"] == "not started" else "none yet"
     text, beyond = f"iteration {iteration:,} is safe", status["iteration"] - iteration
     return f"{text}, {fmt.count(beyond, 'iteration')} beyond it are not" if beyond else text
+
+
+def _unfinished(found: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    for iteration, why in list(found.items())[:_UNFINISHED]:
+        yield "", f"iteration {int(iteration):,} {why}"
+    if len(found) > _UNFINISHED:
+        yield "", f"and {len(found) - _UNFINISHED:,} before"
 
 
 def _restarts(status: Mapping[str, Any]) -> str:

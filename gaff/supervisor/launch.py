@@ -23,6 +23,7 @@ from gaff.supervisor.state import Train
 from gaff.supervisor.stopping import Stopping
 from gaff.supervisor.walltime import Piece
 from gaff.supervisor.watch import Watch
+from gaff.supervisor.watchdogs.figures import NotANumber
 from gaff.supervisor.watchdogs.watchdogs import Watchdogs
 from gaff.trainers.contract import Event, Launch, SegmentRequest
 
@@ -42,10 +43,17 @@ class Stopped:
 
 @dataclass(frozen=True)
 class Failed:
-    """It did not bring what it owed; ``safe`` is the newest iteration that has a whole checkpoint."""
+    """It did not bring what it owed.
+
+    Attributes:
+        failure: why.
+        safe: the newest iteration that has a whole checkpoint.
+        finite_until: tags beyond it may hold weights that are no numbers; None where nothing speaks for that.
+    """
 
     failure: Failure
     safe: int
+    finite_until: int | None = None
 
 
 Outcome = Done | Stopped | Failed
@@ -155,11 +163,19 @@ def _judge(run: RunContext, piece: Piece, code: int, watch: Watch, stopping: Sto
     if watch.stopped and code == 0:
         _believe_the_end(save / tag_name(piece.stop), piece.stop)
     safe = progress.judge(save).iteration
-    if safe == piece.stop:
+    if safe == piece.stop and not _is_spoilt(watch):
         return Done()
     if stopping.reason:
         return Stopped(stopping.reason, safe)
-    return Failed(failure(Ended(code, piece.stop, safe, save, log), watch), safe)
+    spoilt = watch.alarm.facts.get("finite_until") if watch.alarm and _is_spoilt(watch) else None
+    finite_until = None if spoilt is None else int(spoilt)
+    safe = safe if finite_until is None else max((i for i in progress.tags(save) if i <= finite_until), default=0)
+    return Failed(failure(Ended(code, piece.stop, safe, save, log), watch), safe, finite_until)
+
+
+def _is_spoilt(watch: Watch) -> bool:
+    """Whether the loss was no number: a checkpoint with such weights is none, however whole."""
+    return watch.alarm is not None and watch.alarm.id == NotANumber.id
 
 
 def _believe_the_end(tag: Path, iteration: int) -> None:

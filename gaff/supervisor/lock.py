@@ -10,9 +10,9 @@ What that guarantees:
 * An owner whose beat moves, or whose process is seen to live, is never pushed aside.
 * One that died is replaced: at once on its own machine, also after a reboot where the disk is its own, and elsewhere
   after ``Periods.stale_s`` of silence.
-* Of several that find the file free at the same moment one goes on: each writes its own name, waits twice as long as it
-  took from its look until its name was written, but ``settle_s`` at least, and goes on if its name still stands.  That
-  is Fischer's algorithm; it fails only where a write of one is not seen by another who waits that long.
+* Of several that find the file free at the same moment one goes on: each writes its own name, waits ``settle_s``, and
+  goes on if its name still stands (Fischer's algorithm).  One whose name took so long to be written that another may
+  have gone on meanwhile waits until that one has found its own name gone.
 * In any case the file holds one name.  An owner whose name it is no longer, because it was frozen or cut off for longer
   than the silence, learns so at the first beat after it wakes: ``Lock.lost``.
 """
@@ -89,7 +89,8 @@ def _acquire(path: Path, tell: Tell, periods: Periods, stack: ExitStack) -> Lock
     else:
         lock.write(path)
     if silent or not held or not is_local(path):
-        _settle(lock, path, max(periods.settle_s, 2 * (time.monotonic() - since)))
+        took = time.monotonic() - since
+        _settle(lock, path, periods.settle_s if took < periods.settle_s / 2 else 2 * max(took, periods.beat_s))
     if silent:
         tell(f"{_name(seen.owner)} did not stir for {seen.silent_s:.0f} s: this run directory is taken over")
     lock.start()

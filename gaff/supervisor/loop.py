@@ -100,7 +100,7 @@ class Supervisor:
         run = self.context
         with contextlib.suppress(OSError, GaffError):
             run.journal.write(event, why=str(error))
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, GaffError):
             run.notifier.tell(notice, error.problems[0].what, progress.newest(run.directory.save))
 
     def _start(self) -> None:
@@ -136,20 +136,24 @@ class Supervisor:
         restarts = Restarts(run.config.gaff.watch)
         schedule = run.config.gaff.lr_schedule == "restart"
         while True:
-            step = next_step(
-                run.directory.save,
-                run.segments,
-                restarts_schedule=schedule,
-                examined=self._examined,
-                tidied=self._tidied,
-            )
-            if isinstance(step, Finished):
-                self._prune(step.iteration)
-                return step.iteration
-            if isinstance(step, Train):
-                self._train(step, restarts)
-            else:
-                self._mend(step)
+            try:
+                step = next_step(
+                    run.directory.save,
+                    run.segments,
+                    restarts_schedule=schedule,
+                    examined=self._examined,
+                    tidied=self._tidied,
+                )
+                self._confirm_the_lock()
+                if isinstance(step, Finished):
+                    self._prune(step.iteration)
+                    return step.iteration
+                if isinstance(step, Train):
+                    self._train(step, restarts)
+                else:
+                    self._mend(step)
+            except OSError as error:
+                self._wait_out(error, restarts)
 
     def _mend(self, step: Step) -> None:
         """One step that trains nothing."""
@@ -190,6 +194,13 @@ class Supervisor:
         run.journal.write("tag_set_aside", iteration=iteration, why=why, place=str(place))
         run.observer.message(f"{tag_name(iteration)} {why}: set aside as {place.name}, an earlier tag is used")
 
+    def _set_spoilt_aside(self, finite_until: int | None) -> None:
+        """Tags that may hold weights which are no numbers."""
+        if finite_until is not None:
+            for iteration in progress.tags(self.context.directory.save):
+                if iteration > finite_until:
+                    self._set_aside(iteration, "was written when the loss was no finite number")
+
     def _prune(self, newest: int) -> None:
         """Delete what the config does not keep, now that the newest tag is whole and operated on."""
         run = self.context
@@ -219,6 +230,7 @@ class Supervisor:
             tell_operations_by_hand(run, due)
         self._stop_where_asked(step.start)
         self._prune(step.start)
+        self._stop_where_asked(step.start)
         piece = choose_piece(
             step.segment,
             step.start,
@@ -234,6 +246,7 @@ class Supervisor:
             raise _interrupted(f"stopped by {outcome.reason}", outcome.iteration)
         if isinstance(outcome, Failed):
             self._examined.discard(outcome.safe)
+            self._set_spoilt_aside(outcome.finite_until)
             self._restart(outcome, restarts)
             return
         self._examined.add(piece.stop)  # written and judged under this supervisor's eyes
@@ -272,6 +285,20 @@ class Supervisor:
         self._tell_restart(what.problem, follows, failed.safe)
         self._wait(follows.delay_s, failed.safe)
 
+    def _wait_out(self, error: OSError, restarts: Restarts) -> None:
+        """A file system that hangs or is gone says nothing about what lies on it: look again later.
+
+        Raises:
+            OSError: there is no hope that it passes by itself.
+        """
+        follows = restarts.after_trouble(error)
+        if follows is None:
+            raise error
+        problem = _system_error(error).problems[0]
+        with contextlib.suppress(OSError):  # the journal may lie on it
+            self.context.warn("system", problem.what, 0, where=str(error.filename or ""))
+        self._wait(follows.delay_s, 0)
+
     def _tell_restart(self, problem: Problem, follows: Restart, safe: int) -> None:
         run = self.context
         wait = f" in {follows.delay_s:g} s" if follows.delay_s else ""
@@ -292,12 +319,19 @@ class Supervisor:
         Raises:
             Interrupted: there was one.
         """
-        run = self.context
-        lost = run.lost()
+        if self.context.signals.name:
+            raise _interrupted(f"stopped by {self.context.signals.name}", iteration)
+
+    def _confirm_the_lock(self) -> None:
+        """Before anything is touched.
+
+        Raises:
+            GaffError: the run is another supervisor's by now.
+        """
+        lost = self.context.confirm()
         if lost:
-            raise GaffError(Problem("lock-lost", lost, "leave the run to it", Location(str(run.directory.root))))
-        if run.signals.name:
-            raise _interrupted(f"stopped by {run.signals.name}", iteration)
+            where = Location(str(self.context.directory.root))
+            raise GaffError(Problem("lock-lost", lost, "leave the run to it", where))
 
 
 def _interrupted(what: str, iteration: int) -> Interrupted:
@@ -307,6 +341,6 @@ def _interrupted(what: str, iteration: int) -> Interrupted:
 
 def _system_error(error: OSError) -> GaffError:
     """Trouble of the machine in the supervisor's own work, as a full disk: nothing is lost by it."""
-    what = f"{(error.strerror or str(error)).lower()}, and the supervisor cannot go on"
+    what = f"the supervisor met `{error.strerror or error}`"
     where = Location(str(error.filename)) if error.filename else None
     return GaffError(Problem("system", what, "mend that, and run the same command again to carry on", where))

@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from gaff.errors import GaffError, TrainerError
+from gaff.files import TROUBLE
 from gaff.plan.settings import WatchSettings
 from gaff.supervisor.failures import Failure
 from gaff.trainers.fault import Course
@@ -61,9 +62,18 @@ class Restarts:
             return _ended(failed, f"for the {_ordinal(self._same)} time in a row after iteration {failed.iteration}")
         if self._count >= settings.restarts:
             return _ended(failed, f"after {settings.restarts} restarts without a new checkpoint")
+        return self._next()
+
+    def after_trouble(self, error: OSError) -> Restart | None:
+        """When to look again after the machine could not read or write a file; None when it is enough."""
+        if error.errno not in TROUBLE or self._count >= self._settings.restarts:
+            return None
+        return self._next()
+
+    def _next(self) -> Restart:
         self._count += 1
-        delay = min(settings.backoff_seconds * 2.0 ** (self._count - 1), _MOST_BACKOFF_S)
-        return Restart(self._count, settings.restarts, delay)
+        delay = min(self._settings.backoff_seconds * 2.0 ** (self._count - 1), _MOST_BACKOFF_S)
+        return Restart(self._count, self._settings.restarts, delay)
 
     def _note(self, failed: Failure) -> None:
         """Count what looks like the same fault at the same place; what passes by itself may come back there."""

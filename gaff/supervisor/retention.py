@@ -101,14 +101,14 @@ def tags_to_delete(save: Path, config: Config, run_id: str, newest: int, last: i
         save: the checkpoint directory.
         config: ``gaff.keep`` and what it asks for itself.
         run_id: whose tags may go.
-        newest: the tag to resume from, whole.  Tags beyond it are not touched.
+        newest: the tag to resume from, whole.  Tags beyond it are not touched, and it is itself among the newest.
         last: ``train_iters``.
     """
     keep = config.gaff.keep
     if keep.newest is None:
         return []
     stops = [i for i in progress.tags(save) if i <= newest and _is_ours(save / tag_name(i), run_id, i)]
-    stay = {0, newest, last, *stops[-keep.newest :]} | own_saves(config, last)
+    stay = {last, *stops[-keep.newest :]} | own_saves(config, last)
     if keep.every:
         stay |= {i for i in stops if i % keep.every == 0}
     return [i for i in stops if i not in stay and not (keep.resets and _is_reset(save / tag_name(i)))]

@@ -37,7 +37,8 @@ class RunContext:
         observer, journal, notifier: whom to tell what happens.
         signals: what has come from outside.
         deadline: the end of the walltime; None without.
-        lost: why the run is no longer this supervisor's; None while it is.
+        lost: why the run is no longer this supervisor's, as far as it has noticed; None while it is.
+        confirm: the same, looked up now.
         pace, history: what was measured and seen so far.
     """
 
@@ -52,6 +53,7 @@ class RunContext:
     signals: Signals = field(default_factory=Signals)
     deadline: Deadline | None = None
     lost: Callable[[], str | None] = _never_lost
+    confirm: Callable[[], str | None] = _never_lost
     pace: Pace = field(default_factory=Pace)
     history: History = field(default_factory=History)
 

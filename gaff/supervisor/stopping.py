@@ -14,6 +14,7 @@ from pathlib import Path
 
 from gaff.checkpoint.completeness import why_unfinished
 from gaff.checkpoint.tag import tag_name
+from gaff.errors import CheckpointError
 from gaff.plan.settings import WatchSettings
 from gaff.supervisor.pace import Pace
 from gaff.supervisor.signals import Signals
@@ -128,4 +129,7 @@ class Stopping:
 
     def _is_whole(self, iteration: int) -> bool:
         tag = (self._save or Path()) / tag_name(iteration)
-        return tag.is_dir() and why_unfinished(tag, iteration) is None
+        try:
+            return tag.is_dir() and why_unfinished(tag, iteration) is None
+        except (CheckpointError, OSError):  # it cannot be told now
+            return False

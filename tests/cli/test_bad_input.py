@@ -78,10 +78,10 @@ CASES = {
         "tokenizer_type: HFTokenizer\nvocab_file: no.json",
         r"run\.yml:\d+: .*no\.json",
     ),
-    "not yet in this version": (
+    "keep of no kind": (
         "reset_every: 10",
         "reset_every: 10\n  keep: newest",
-        r"keep.*not in this",
+        r"keep.*must be all, resets, a number of newest",
     ),
     "what the bundled trainer cannot": (
         "model_parallel_size: 1",

@@ -135,17 +135,6 @@ def test_mistyped_gaff_values_say_what_was_expected(problems: Problems, line: st
     assert problem.where == Location("run.yml", 2 + line.count("\n"))
 
 
-@pytest.mark.parametrize(
-    "line",
-    ["keep: 3 last"],
-)
-def test_what_the_design_knows_and_this_version_lacks_is_refused_by_name(problems: Problems, line: str) -> None:
-    [problem] = problems("seed: 7", line)
-    assert problem.id == "not-in-this-version"
-    assert line.partition(":")[0] in problem.what
-    assert problem.where == Location("run.yml", 3)
-
-
 @pytest.mark.parametrize("block", ["gaff: 5\nx:\n  reset_every: 100", "gaff:\nx:\n  reset_every: 100"])
 def test_a_block_that_is_none_is_refused(problems: Problems, block: str) -> None:
     [problem] = problems("gaff:\n  reset_every: 100", block)

@@ -9,6 +9,7 @@ Its "training" copies the tag it starts from, so what a reset wrote is carried t
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -26,7 +27,7 @@ from gaff.plan.config import Config
 from gaff.trainers.contract import Launch, SegmentRequest
 
 ITERATION_LINE = (
-    " samples/sec: 25.495 | iteration {iteration:8d}/{total:8d} | elapsed time per iteration (ms): 20.0 | "
+    " samples/sec: 25.495 | iteration {iteration:8d}/{total:8d} | elapsed time per iteration (ms): {ms:.1f} | "
     "learning rate: 2.318E-04 | approx flops per GPU: 18.9GFLOPS | lm_loss: {loss:.6E} | "
     "number of skipped iterations:   0 | number of nan iterations:   0 |"
 )
@@ -34,7 +35,11 @@ ITERATION_LINE = (
 
 @dataclass
 class FakeTrainer:
-    """See :class:`gaff.trainers.contract.Trainer`.  ``modes`` maps a segment's stop to how its first launch goes."""
+    """See :class:`gaff.trainers.contract.Trainer`.
+
+    ``modes`` maps a segment's stop to how its first launch goes, or, with a ``!`` behind it, every
+    one.
+    """
 
     template: Path
     total: int
@@ -56,6 +61,7 @@ class FakeTrainer:
 
     def prepare(self, config: Config, request: SegmentRequest) -> Launch:
         first = not list(request.directory.glob("request-*.json"))
+        mode = self.modes.get(request.stop, "good")
         path = request.directory / f"request-{len(list(request.directory.glob('request-*.json')))}.json"
         fields = {
             "start": request.start,
@@ -64,7 +70,7 @@ class FakeTrainer:
             "template": str(self.template),
             "total": self.total,
             "iteration_s": self.iteration_s,
-            "mode": self.modes.get(request.stop, "good") if first else "good",
+            "mode": mode.rstrip("!") if first or mode.endswith("!") else "good",
         }
         path.write_text(json.dumps(fields))
         return Launch((sys.executable, __file__, str(path)), request.directory, {})
@@ -164,6 +170,8 @@ def end_as(mode: str) -> None:
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
     if mode in ("hangs", "deaf"):
         time.sleep(600)
+    if mode == "naps":
+        time.sleep(4)
     if mode == "killed":
         os.kill(os.getpid(), signal.SIGKILL)
     if mode == "out-of-memory":
@@ -187,6 +195,8 @@ def main() -> None:
     if mode == "exit-0":
         print("ZeRO stage 2/3 and pipeline parallelism are not supported together")
         return
+    if mode == "exit-0-silent":
+        return
     if mode == "orphans":  # a rank that outlives its launcher, in a session of its own, deaf to SIGTERM
         deaf = "import signal,time;signal.signal(signal.SIGTERM,signal.SIG_IGN);time.sleep(600)"
         subprocess.Popen([sys.executable, "-c", deaf], start_new_session=True)
@@ -195,8 +205,12 @@ def main() -> None:
     begins = 0 if mode == "from-zero" else start
     print(f"Loading checkpoint and starting from iteration {begins}" if start else "training ...", flush=True)
     for iteration in range(begins + 1, stop + 1):
-        time.sleep(request["iteration_s"])
-        print(ITERATION_LINE.format(iteration=iteration, total=request["total"], loss=9 / iteration), flush=True)
+        spoilt = iteration > start + 3
+        seconds = request["iteration_s"] * (100 if mode == "slow" and spoilt else 1)
+        time.sleep(seconds)
+        loss = math.nan if mode == "nan" and spoilt else 9 / iteration
+        line = ITERATION_LINE.format(iteration=iteration, total=request["total"], loss=loss, ms=seconds * 1000)
+        print(line, flush=True)
         if iteration == start + 3:
             end_as(mode)
     source = save / f"global_step{start}" if start else Path(request["template"])

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Holds a run directory's lock in a process of its own, as on one node of a cluster, until its input ends.
 
-``python hold_lock.py LOCK_FILE '{"node": NAME, "flock": false, "slow_s": SECONDS, "waits": true}'``.  With a node
-it goes by that name and by another kernel; without flock it finds a file system that has none (as Lustre says it);
-with ``slow_s`` its name takes that long to be written; with ``waits`` it begins at a line of input.  What
-happens is told as lines of JSON.
+``python hold_lock.py LOCK_FILE '{"node": NAME, "flock": false, "late": true, "waits": true, "periods": {}}'``.  With a
+node it goes by that name and by another kernel; without flock it finds a file system that has none (as Lustre says
+it); with ``waits`` it begins at a line of input; with ``late`` its name stays on the way to the file until there is
+one; ``periods`` are other than usual here.  What happens is told as lines of JSON.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import os
 import select
 import sys
 import threading
-import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,31 +36,32 @@ def no_flock(descriptor: int, operation: int) -> None:
     raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
 
 
-def pretend(node: str | None = None, flock: bool = True, slow_s: float = 0.0) -> None:
+def pretend(node: str | None = None, flock: bool = True, late: bool = False) -> None:
     if node is not None:
         lock_owner._host = lambda: node
         lock_owner._boot = lambda: f"boot of {node}"
     if not flock:
         fcntl.flock = no_flock
-    if slow_s:
+    if late:
         real = lock_held.Lock.write
 
-        def late(self: lock_held.Lock, path: Path) -> None:
-            time.sleep(slow_s)
+        def write(self: lock_held.Lock, path: Path) -> None:
+            say("writes")
+            sys.stdin.readline()
             real(self, path)
 
-        lock_held.Lock.write = late
+        lock_held.Lock.write = write
 
 
 def main() -> int:
     path, options = Path(sys.argv[1]), json.loads(sys.argv[2])
-    waits = options.pop("waits", False)
+    waits, periods = options.pop("waits", False), replace(PERIODS, **options.pop("periods", {}))
     pretend(**options)
     say("ready")
     if waits:
         sys.stdin.readline()
     try:
-        with run_lock(path, lambda text: say("told", text=text), PERIODS) as lock:
+        with run_lock(path, lambda text: say("told", text=text), periods) as lock:
             before = lock.taken_over
             facts = {"pid": before.owner and before.owner.pid, "silent_s": before.silent_s} if before else None
             say("held", taken_over=facts)

@@ -93,7 +93,8 @@ LINES = 2000
 SHOUT = f"""
 import sys
 line = {ITERATION_LINE!r}
-sys.stdout.write("".join(line.format(iteration=i, total={LINES}, loss=1.0) + "\\n" for i in range(1, {LINES} + 1)))
+lines = (line.format(iteration=i, total={LINES}, loss=1.0, ms=20.0) for i in range(1, {LINES} + 1))
+sys.stdout.write("\\n".join(lines) + "\\n")
 sys.stdout.flush()
 raise RuntimeError("the very last words")
 """

@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import resource
+import select
 import shutil
 import signal
 import subprocess
@@ -58,6 +59,9 @@ class Holder:
         while (said := self.next()["event"]) == "told":
             pass
         return str(said)
+
+    def has_spoken(self) -> bool:
+        return bool(select.select([self._process.stdout], [], [], 0)[0])
 
     def begin(self) -> None:
         assert self._process.stdin
@@ -292,15 +296,17 @@ def test_of_several_that_start_at_once_one_goes_on(round_number: int, hold: Call
     assert sorted(ends) == ["held", "refused", "refused", "refused"]
 
 
-def test_one_that_writes_late_does_not_leave_two(lock_file: Path, hold: Callable[..., Holder]) -> None:
-    """It looked while the file was free, and its name arrives when the other is at work already."""
-    late = hold(node="node1", flock=False, slow_s=1.0, waits=True)
-    prompt = hold(node="node2", flock=False, waits=True)
-    late.begin()
-    prompt.begin()
+def test_one_whose_name_arrives_late_does_not_leave_two(hold: Callable[..., Holder]) -> None:
+    """It looked while the file was free, and its name arrives when another is at work already."""
+    periods = {"beat_s": 1.0, "stale_s": 10.0, "settle_s": 0.05}
+    late = hold(node="node1", flock=False, late=True, periods=periods)
+    assert late.next()["event"] == "writes"
+    prompt = hold(node="node2", flock=False, periods=periods)
     assert prompt.next()["event"] == "held"
+    late.begin()
+    assert late.next()["event"] == "held"
+    assert prompt.has_spoken()  # it has noticed before the other went on
     assert prompt.next()["why"].startswith(f"process {late.pid} on node1")
-    assert late.next()["event"] == "held"  # said after the other has noticed
     late.release()
 
 
@@ -427,7 +433,9 @@ def test_a_lock_that_is_no_file(lock_file: Path) -> None:
     assert "symbolic links" in str(unusable(lock_file))
 
 
-def test_a_lock_that_cannot_be_written(lock_file: Path) -> None:
+@pytest.mark.parametrize("content", [b"", b"\0" * 512])
+def test_a_lock_that_cannot_be_written(content: bytes, lock_file: Path) -> None:
+    lock_file.write_bytes(content)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
     try:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -136,6 +137,15 @@ def test_a_command_that_cannot_be_started_is_no_error_of_the_run(
     one.notifier.tell("failed", "x", 1)
     one.notifier.close()
     assert one.failures == ["cannot be started: No such file or directory"]
+
+
+def test_a_failure_that_cannot_be_journalled_is_no_error_of_the_run(tmp_path: Path) -> None:
+    def full(what: str) -> None:
+        raise OSError(errno.ENOSPC, what)
+
+    notifier = Notifier("exit 3", tmp_path, full)
+    notifier.tell("failed", "no room", 1)
+    notifier.close()
 
 
 def test_a_command_that_hangs_is_killed_with_all_that_it_started(bench: Callable[[str], Bench]) -> None:

@@ -25,6 +25,7 @@ from gaff.checkpoint.tag_copy import copy_tag
 from gaff.checkpoint.transaction import begin, valid_records
 from gaff.checkpoint.verify import verify_tag
 from gaff.plan.config import Config, load_config
+from gaff.plan.plan import build_plan
 from gaff.supervisor.progress import Progress, judge, set_aside, tags
 from gaff.supervisor.retention import (
     DELETING,
@@ -126,6 +127,31 @@ def test_what_stays(
     assert not (save / DELETING).exists()
 
 
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["gaff.keep=2"],
+        ["gaff.keep=resets", "gaff.last_reset=30"],
+        ["gaff.keep={newest: 2, every: 30}", "extra_save_iters=[0, 10, 15]"],
+        ["gaff.keep=1", "checkpoint_factor=20", "gaff.init=step0"],
+    ],
+)
+def test_an_undisturbed_run_keeps_what_its_plan_says(
+    tmp_path: Path, template: Path, config: Callable[..., Config], overrides: list[str]
+) -> None:
+    plan, save, most = build_plan(config(*overrides)), tmp_path / "save", 0
+    resets = {made.iteration: made.number for made in plan.resets}
+    for iteration in plan.tags:
+        is_stop = iteration in {segment.stop for segment in plan.segments}
+        write(save, template, [iteration], run_id=MINE if is_stop else None)
+        most = max(most, len(tags(save)))
+        if iteration in resets:
+            reset(name(save, iteration), ResetRequest(resets[iteration], 1))
+        if is_stop:
+            assert prune(save, config(*overrides), MINE, iteration, LAST).left == {}
+    assert (tuple(tags(save)), most) == (plan.kept.tags, plan.kept.most)
+
+
 def test_only_what_this_run_had_written_goes(tmp_path: Path, template: Path, config: Callable[..., Config]) -> None:
     save = write(tmp_path / "save", template, STOPS)
     write(save, template, [0, 5], run_id=None)  # what `init: step0` and the trainer's own keys left
@@ -149,6 +175,18 @@ def test_a_tag_that_is_not_marked_is_the_one_to_resume_from_all_the_same(
     save = write(write(tmp_path / "save", template, (10, 20, 30)), template, [35], run_id=None)
     assert prune(save, config("gaff.keep=1"), MINE, 35, LAST).deleted == [10, 20]
     assert tags(save) == [30, 35]
+
+
+def test_a_tag_whose_history_cannot_be_read_may_be_a_reset_point(
+    tmp_path: Path, template: Path, config: Callable[..., Config]
+) -> None:
+    save = write(tmp_path / "save", template, STOPS)
+    record = reset(name(save, 20), ResetRequest(2, 1)).record.path
+    record.write_text("{")
+    assert tags_to_delete(save, config("gaff.keep=resets"), MINE, 50, LAST) == [10, 30, 40]
+    done = prune(save, config("gaff.keep=1"), MINE, 50, LAST)
+    assert done.deleted == [10, 30, 40]
+    assert "cannot be read" in done.left[20]
 
 
 # --- what stays though it is due ---

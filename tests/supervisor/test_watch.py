@@ -17,7 +17,7 @@ class Clock:
 
 
 def line(iteration: int) -> str:
-    return ITERATION_LINE.format(iteration=iteration, total=40, loss=2.5)
+    return ITERATION_LINE.format(iteration=iteration, total=40, loss=2.5, ms=20.0)
 
 
 def test_silence_is_counted_from_the_last_line_whatever_it_says() -> None:

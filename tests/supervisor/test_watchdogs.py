@@ -324,6 +324,7 @@ def test_saving_between_two_lines_is_not_slow_but_what_comes_after_it_may_be(run
     one.see(CheckpointSaved("global_step100"))
     one.wait(10.0)
     one.line(s=301.0, wait=False)  # as the log has it when a save was in it
+    assert one.history.slow_s == 0.0
     one.lines(9)
     one.wait(100.0)
     one.see(CheckpointSaved("global_step200"))
@@ -427,7 +428,8 @@ def test_losses_that_are_no_numbers_are_told_after_so_many_lines(run: Make, bad:
     one.line(None)  # says nothing
     one.line(bad)
     [alarm] = one.alarms
-    assert (alarm.id, alarm.policy, alarm.iteration, dict(alarm.facts)) == ("nan", "stop", 90, {"lines": 3})
+    facts = {"lines": 3, "finite_until": 50}
+    assert (alarm.id, alarm.policy, alarm.iteration, dict(alarm.facts)) == ("nan", "stop", 90, facts)
     one.lines(5, bad)
     one.line(3.0)
     one.lines(3, bad)
@@ -442,7 +444,7 @@ def test_any_of_several_losses_counts(run: Make) -> None:
 
 
 def test_nan_lines_add_up_over_segments_of_one_line_but_not_over_a_restart(run: Make) -> None:
-    one = run(reset_every=10)
+    one = run(reset_every=10, watch={"nan_lines": 3})
     for start in (0, 10):
         one.launch(start)
         one.line(math.nan)
@@ -534,7 +536,7 @@ def test_a_fixed_loss_scale_does_not_collapse(run: Make, keys: dict[str, Any]) -
 
 
 def test_before_the_first_reset_is_over_a_loss_is_measured_by_the_first(run: Make) -> None:
-    one = run()
+    one = run(watch={"nan_lines": None})
     one.segment(1, math.nan, 8.0, 9.0, 3.0)
     one.launch(200)
     one.line(11.9)
@@ -547,7 +549,7 @@ def test_before_the_first_reset_is_over_a_loss_is_measured_by_the_first(run: Mak
 
 
 def test_then_by_the_peak_after_the_last_reset_and_not_by_its_own(run: Make) -> None:
-    one = run()
+    one = run(watch={"nan_lines": None})
     one.segment(1, 8.0, 3.0)
     one.segment(2, 5.0, math.inf, None, 2.5)
     one.launch(400)

@@ -15,7 +15,7 @@ class Alarm:
     """A watchdog saw what it watches for.  There is one for each spell of it, not one for each line.
 
     Attributes:
-        id: ``slow``, ``nan``, ``skipped``, ``loss-scale``, ``loss-high`` or ``checkpoint-late``.
+        id: ``slow``, ``nan``, ``skipped``, ``loss-scale``, ``loss-high`` or ``checkpoint-late``; ``silent`` for a hang.
         what: one clause with the figures, no full stop at its end.
         policy: what the config wants to be done.
         iteration: the last one that was logged.

@@ -22,6 +22,8 @@ _RECOVERED = 4  # times the lowest scale: two growths of the scale without an ov
 class NotANumber:
     """``nan``: so many lines in a row whose loss is NaN or infinite.  A line without a loss says nothing."""
 
+    id = "nan"
+
     def __init__(self, lines: int, policy: Policy, history: History) -> None:
         self._lines, self._policy, self._history = lines, policy, history
 
@@ -31,13 +33,17 @@ class NotANumber:
         if not losses:
             return None
         bad = not all(map(math.isfinite, losses))
-        row = self._history.in_a_row.get("nan", 0) + 1 if bad else 0
-        self._history.in_a_row["nan"] = row
-        if not self._history.begins("nan", row >= self._lines):
+        row = self._history.in_a_row.get(self.id, 0) + 1 if bad else 0
+        self._history.in_a_row[self.id] = row
+        if not bad:
+            self._history.finite_until = logged.iteration
+        if not self._history.begins(self.id, row >= self._lines):
             return None
         lines = "the last line" if row == 1 else f"{row} lines in a row"
         what = f"the loss was no finite number in {lines}, up to iteration {logged.iteration}"
-        return Alarm("nan", what, self._policy, logged.iteration, {"lines": row})
+        return Alarm(
+            self.id, what, self._policy, logged.iteration, {"lines": row, "finite_until": self._history.finite_until}
+        )
 
 
 class Skipped:

@@ -23,6 +23,7 @@ class History:
         first_loss: the run's first finite loss; None where this was not seen.
         reset_peak: the highest loss of the last segment that was seen whole and began with a reset; None without.
         in_a_row: name of a watchdog -> how many lines or iterations in a row it has counted.
+        finite_until: the last iteration up to which the loss is known to have been a number; None before a launch.
         slow_s: seconds of the present slow spell.
         first_line_s: the longest that a first line took after the trainer had said where it starts; None until seen.
     """
@@ -31,6 +32,7 @@ class History:
         self.first_loss: float | None = None
         self.reset_peak: float | None = None
         self.in_a_row: dict[str, int] = {}
+        self.finite_until: int | None = None
         self.slow_s = 0.0
         self.first_line_s: float | None = None
         self._told: set[str] = set()
@@ -72,6 +74,8 @@ class History:
             self.in_a_row.clear()
             self._told.clear()
             self.slow_s = 0.0
+            self.finite_until = None
+        self.finite_until = start if self.finite_until is None else self.finite_until
         self._segment = segment
         self._from_scratch = start == 0
         self._at_reset = start == segment.start

@@ -74,6 +74,14 @@ def test_host_memory_against_what_the_loaders_keep() -> None:
     assert found(replace(FINE, loader=101 * GB))["host-memory"].level == "problem"
 
 
+def test_tags_that_will_be_deleted_need_no_room(load: Callable[..., Any]) -> None:
+    config = load("gaff.keep=1", "checkpoint_factor=", "train_iters=1000", "lr_decay_iters=1000")
+    facts = gather(Subject({"PATH": ""}, config, given_gpus=a100s(0)))
+    assert facts.tags == 2  # one that stays, and the next before that goes
+    small = replace(FINE, tags=101)
+    assert "-o gaff.keep=2 -o checkpoint_factor=" in (found(small)["room"].remedy or "")
+
+
 def test_facts_of_a_real_directory(load: Callable[..., Any], project: Path, programs: Programs) -> None:
     (project / "runs" / "checkpoints" / "global_step100").mkdir(parents=True)
     subject = Subject(programs(quota="echo '/dev/sda: 101* 100 100'"), load(), project / "runs", given_gpus=a100s(2))

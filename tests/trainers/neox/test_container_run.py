@@ -23,7 +23,8 @@ keys = yaml.safe_load(open(sys.argv[2]))
 save, start, stop = Path(keys["save"]), keys.get("iteration", 0), keys["exit_interval"]
 print(f"Loading checkpoint and starting from iteration {{start}}" if start else "training ...", flush=True)
 for iteration in range(start + 1, stop + 1):
-    print(ITERATION_LINE.format(iteration=iteration, total=keys["train_iters"], loss=9 / iteration), flush=True)
+    line = ITERATION_LINE.format(iteration=iteration, total=keys["train_iters"], loss=9 / iteration, ms=20.0)
+    print(line, flush=True)
 write_tag(save, save / f"global_step{{start}}" if start else Path("template"), stop)
 print(f"rank: 0 | time: 2026-11-21 03:12:11 | exiting the program at iteration {{stop}}", flush=True)
 """

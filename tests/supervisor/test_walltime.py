@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where a launch stops so that its checkpoint is written before the end of the walltime."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from gaff.errors import InputError
+from gaff.plan.schedule import Reset, Segment
+from gaff.supervisor.journal import Entry
+from gaff.supervisor.pace import Pace
+from gaff.supervisor.walltime import Deadline, Piece, choose_piece, find_deadline, parse_time_limit, slurm_seconds_left
+from gaff.trainers.contract import IterationLogged
+
+SEGMENT = Segment(2, 1000, 2000, Reset(2, 2000))
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def line(iteration: int, ms: float | None) -> IterationLogged:
+    return IterationLogged(iteration, 10_000, 3.0, 1e-3, ms, None, 0, 0)
+
+
+def measured(start_s: float = 20.0, ms: float = 500.0, end_s: float = 10.0) -> Pace:
+    pace = Pace()
+    pace.seed([Entry("segment_exited", None, {"ms_per_iteration": ms, "start_s": start_s, "end_s": end_s})])
+    return pace
+
+
+def one_save(stop: int) -> int:
+    return 1
+
+
+def chosen(seconds: float | None, pace: Pace, start: int = 1000, log_interval: int = 10) -> Piece | None:
+    clock = Clock()
+    deadline = None if seconds is None else Deadline(seconds, clock)
+    return choose_piece(SEGMENT, start, pace, deadline, one_save, log_interval)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("60s", 60),
+        ("1.5h", 5400),
+        ("45m", 2700),
+        ("2d", 172_800),
+        ("90", 5400),
+        ("10:30", 630),
+        ("1:30:00", 5400),
+        ("2-12", 216_000),
+        ("1-02:03:04", 93_784),
+    ],
+)
+def test_times_are_read_as_sbatch_reads_them(text: str, seconds: float) -> None:
+    assert parse_time_limit(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "soon", "0", "-5", "1:2:3:4", "1-", "5x"])
+def test_what_is_no_time_is_refused(text: str) -> None:
+    with pytest.raises(InputError, match="--time-limit"):
+        parse_time_limit(text)
+
+
+def test_without_a_limit_a_launch_goes_to_the_segments_end() -> None:
+    assert chosen(None, Pace()) == Piece(2000, "reset")
+
+
+def test_enough_time_is_as_no_limit() -> None:
+    assert chosen(10_000, measured()) == Piece(2000, "reset")
+
+
+def test_a_launch_stops_where_its_checkpoint_is_written_in_time() -> None:
+    piece = chosen(200, measured())
+    assert piece is not None
+    assert piece.goal == "walltime"
+    took = 20 + (piece.stop - 1000) * 0.5 + 10
+    assert 100 < took < 195, "it fits, and most of the time is used"
+    assert piece.stop % 10 == 0, "where the trainer logs a line"
+
+
+def test_a_stop_between_two_lines_is_taken_where_much_would_be_given_up() -> None:
+    piece = chosen(200, measured(), log_interval=100)
+    assert piece is not None
+    assert piece.stop % 100 != 0
+
+
+def test_too_little_time_is_told() -> None:
+    assert chosen(40, measured()) is None
+
+
+def test_an_unknown_speed_is_measured_first() -> None:
+    assert chosen(10_000, Pace(), start=0) == Piece(20, "measure")
+    assert chosen(10_000, Pace(), start=1003) == Piece(1020, "measure")
+    assert chosen(10_000, Pace(), start=1985) == Piece(2000, "reset")
+    assert chosen(10_000, Pace(), start=1000, log_interval=1) == Piece(1005, "measure")
+
+
+def test_pace_tells_start_iterations_and_end_apart() -> None:
+    clock = Clock()
+    pace = Pace(clock)
+    pace.launched(100)
+    clock.now = 33.0  # 30 s of start-up, ten iterations of 0.3 s
+    pace.see(line(110, 300.0))
+    clock.now = 36.0
+    pace.see(line(120, 300.0))
+    assert pace.start_s == pytest.approx(30.0)
+    assert pace.iteration_s == pytest.approx(0.3)
+    assert pace.seconds_to(130) == pytest.approx(3.0)
+    clock.now = 41.0
+    pace.ended(120)
+    assert pace.end_s == pytest.approx(5.0)
+    assert pace.seconds_to(130) == pytest.approx(5.0), "ten iterations would be over; a save is still to come"
+
+
+def test_a_launch_without_a_line_counts_wholly_as_iterations() -> None:
+    clock = Clock()
+    pace = Pace(clock)
+    pace.launched(0)
+    clock.now = 50.0
+    pace.ended(50)
+    assert (pace.start_s, pace.iteration_s) == (0.0, 1.0)
+    assert pace.iterations_within(30) == 27
+
+
+def test_figures_that_are_none_are_left_out() -> None:
+    pace = Pace()
+    for value in (None, "fast", float("nan"), -1.0):
+        pace.seed([Entry("segment_exited", None, {"ms_per_iteration": value, "start_s": value, "end_s": value})])
+    assert (pace.iteration_s, pace.start_s, pace.end_s) == (None, None, None)
+
+
+def scontrol(folder: Path, answer: str) -> str:
+    """A stand-in: a real Slurm is issue 6's."""
+    program = folder / "scontrol"
+    program.write_text(f"#!/bin/sh\necho '{answer}'\n")
+    program.chmod(0o755)
+    return str(folder)
+
+
+def test_slurm_says_when_the_job_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from datetime import datetime, timedelta
+
+    end = (datetime.now() + timedelta(hours=2)).isoformat(timespec="seconds")
+    monkeypatch.setenv("PATH", f"{scontrol(tmp_path, f'TimeLimit=02:00:00 EndTime={end} Deadline=N/A')}:/bin:/usr/bin")
+    left = slurm_seconds_left({"SLURM_JOB_ID": "7"})
+    assert left is not None
+    assert 7000 < left <= 7200
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.delenv("SLURM_JOB_END_TIME", raising=False)
+    both = find_deadline("30m")
+    assert both is not None
+    assert both.left_s <= 1800, "of both the earlier"
+
+
+@pytest.mark.parametrize("answer", ["EndTime=Unknown", "", "EndTime=UNLIMITED"])
+def test_a_job_without_an_end_has_no_limit(answer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", f"{scontrol(tmp_path, answer)}:/bin:/usr/bin")
+    assert slurm_seconds_left({"SLURM_JOB_ID": "7"}) is None
+    assert slurm_seconds_left({}) is None
