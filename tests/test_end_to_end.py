@@ -113,12 +113,16 @@ def test_400_iterations_reset_after_exactly_100_200_and_300(tmp_path: Path, data
     assert "reset 3" in (root / "report.html").read_text()
 
 
+@pytest.mark.parametrize("restarts", [0, 3], ids=["left to the user", "restarted"])
 @pytest.mark.parametrize("victim", ["supervisor", "rank", "launcher"])
-def test_killed_in_a_segment_the_same_command_ends_with_the_same_weights(
-    victim: str, tmp_path: Path, short_config: Path, undisturbed: Path
+def test_killed_in_a_segment_the_run_ends_with_the_same_weights(
+    victim: str, restarts: int, tmp_path: Path, short_config: Path, undisturbed: Path
 ) -> None:
+    if victim == "supervisor" and restarts:
+        pytest.skip("nobody is left to start it again")
     root = tmp_path / "run"
-    process = gaff("run", "--config", short_config, "--run-dir", root)
+    command = ("run", "--config", short_config, "--run-dir", root)
+    process = gaff(*command, "-o", f"gaff.watch={{restarts: {restarts}, backoff_seconds: 0}}")
     wait_for(lambda: (root / "segments/0002/attempt-1.log").exists() and "iteration       28/" in log_text(root))
     if victim == "supervisor":
         process.kill()
@@ -126,10 +130,11 @@ def test_killed_in_a_segment_the_same_command_ends_with_the_same_weights(
         launcher, *ranks = sorted(ranks_of(root), key=lambda p: p.pid)[-3:]
         (launcher if victim == "launcher" else ranks[-1]).kill()
     code, output, errors = finish(process)
-    assert code == (-signal.SIGKILL if victim == "supervisor" else 75), output + errors
-    wait_for(lambda: not ranks_of(root))
-    assert tags(root / "checkpoints") == [20]
-    code, output, errors = finish(gaff("run", "--config", short_config, "--run-dir", root))
+    if not restarts:
+        assert code == (-signal.SIGKILL if victim == "supervisor" else 75), output + errors
+        wait_for(lambda: not ranks_of(root))
+        assert tags(root / "checkpoints") == [20]
+        code, output, errors = finish(gaff(*command))
     assert code == 0, output + errors
     assert different(root / "checkpoints/global_step60", undisturbed / "checkpoints/global_step60") == []
     assert final_loss(root, 60) == final_loss(undisturbed, 60)

@@ -109,12 +109,14 @@ def execute(
 def write_report(root: Path, title: str) -> None:
     """Write ``summary.json``, ``loss_curve.png`` and ``report.html`` of what is there; print the summary."""
     from gaff.report.curve import write_curve
-    from gaff.report.metrics import load_metrics
+    from gaff.report.metrics import metrics_of
     from gaff.report.summary import render_summary, write_summary
+    from gaff.supervisor.journal import read_entries
 
-    metrics = load_metrics(root)
+    entries = read_entries(root)
+    metrics = metrics_of(root, entries)
     if not metrics.points:
         return
-    summary = write_summary(root)
+    summary = write_summary(root, metrics, entries)
     files = write_curve(metrics, root, title)
     say("\n".join([render_summary(summary), *(f"  {path}" for path in files)]))

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import reduce
+from functools import cached_property, reduce
 from pathlib import Path
 
 from gaff.plan.schedule import Reset
@@ -83,7 +83,7 @@ class RunMetrics:
     train_iters: int | None
     log_interval: int | None
 
-    @property
+    @cached_property
     def curve(self) -> tuple[tuple[int, float], ...]:
         """(iteration, loss) of every point whose loss is a finite number and right."""
         return tuple((p.iteration, loss) for p in self.points if (loss := p.finite_loss) is not None)

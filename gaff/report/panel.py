@@ -49,7 +49,7 @@ class PanelView(LiveView):
         self._wall = wall
         self._news: deque[tuple[str, str]] = deque(maxlen=_NEWS_LINES)
         self._console = Console(file=stream)
-        self._live = Live(console=self._console, get_renderable=self._render, refresh_per_second=4)
+        self._live = Live(console=self._console, get_renderable=self._render, refresh_per_second=1)
 
     def say(self, text: str) -> None:
         self._news.append((f"{self._wall():%H:%M:%S}", " ".join(text.split())))

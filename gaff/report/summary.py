@@ -22,9 +22,12 @@ SCHEMA = "gaff.summary/1"
 SUMMARY_NAME = "summary.json"
 
 
-def write_summary(run_dir: Path) -> dict[str, Any]:
-    """Work out the summary of the run in ``run_dir`` and leave it there as ``summary.json``."""
-    summary = summarize(run_dir)
+def write_summary(run_dir: Path, metrics: RunMetrics, entries: Sequence[Entry]) -> dict[str, Any]:
+    """Work out the summary of the run in ``run_dir`` and leave it there as ``summary.json``.
+
+    ``metrics`` and ``entries`` are the run's, read already: the logs of a long run take a while.
+    """
+    summary = summary_of(metrics, entries)
     write_durably(run_dir / SUMMARY_NAME, (json.dumps(summary, indent=2, allow_nan=False) + "\n").encode())
     return summary
 
@@ -40,6 +43,8 @@ def summary_of(metrics: RunMetrics, entries: Sequence[Entry]) -> dict[str, Any]:
     spent = times(entries, metrics.attempts, sum(p.elapsed_s for p in metrics.points))
     speeds = [p.ms_per_iteration for p in metrics.points if p.ms_per_iteration is not None and not p.partial]
     launches = Counter(attempt.segment for attempt in metrics.attempts)
+    pieces = Counter(segment for segment, _ in {(a.segment, a.start) for a in metrics.attempts})
+    again = {segment: n - pieces[segment] + 1 for segment, n in sorted(launches.items())}
     validation = metrics.validations[-1] if metrics.validations else None
     return {
         "schema": SCHEMA,
@@ -60,7 +65,7 @@ def summary_of(metrics: RunMetrics, entries: Sequence[Entry]) -> dict[str, Any]:
         "lines_without_finite_loss": sum(1 for p in metrics.points if p.loss is not None and not math.isfinite(p.loss)),
         "segments": len(launches),
         "attempts": sum(launches.values()),
-        "repeated_segments": {str(segment): n for segment, n in sorted(launches.items()) if n > 1},
+        "repeated_segments": {str(segment): n for segment, n in again.items() if n > 1},
         "errors": list(dict.fromkeys(error for attempt in metrics.attempts for error in attempt.errors)),
     }
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -41,6 +42,7 @@ class Child:
 
     def __init__(self, launch: Launch, log: Path, run_id: str) -> None:
         self._asked_at: float | None = None
+        self._ended: int | None = None
         inherited = {name: value for name, value in os.environ.items() if not _is_of_one_rank(name)}
         environment = {**inherited, **launch.env, **FAULT_HANDLER, RUN_ID: run_id}
         lifeline_read, self._lifeline = os.pipe()
@@ -64,6 +66,8 @@ class Child:
             raise
         finally:
             os.close(lifeline_read)
+        with contextlib.suppress(OSError, AttributeError):  # Linux 5.3, Python 3.9
+            self._ended = os.pidfd_open(self._process.pid)
 
     def __enter__(self) -> Child:
         return self
@@ -76,6 +80,8 @@ class Child:
         self.log.close()
         self._output.close()
         os.close(self._lifeline)
+        if self._ended is not None:
+            os.close(self._ended)
 
     @property
     def pid(self) -> int:
@@ -85,6 +91,13 @@ class Child:
     def poll(self) -> int | None:
         """Exit code once all has ended, negative for a signal; None while it runs."""
         return self._process.poll()
+
+    def wait(self, seconds: float) -> None:
+        """Sleep so long, or until all has ended."""
+        if self._ended is None:
+            time.sleep(seconds)
+        else:
+            select.select([self._ended], [], [], seconds)
 
     def ask_to_stop(self) -> None:
         """Ask the trainer to end.  Returns at once; the guardian kills what has not ended within its grace."""

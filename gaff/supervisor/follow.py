@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +13,7 @@ from gaff.supervisor.watchdogs.alarm import Alarm
 from gaff.supervisor.watchdogs.watchdogs import Watchdogs
 from gaff.trainers.contract import Event
 
-_POLL_S = 0.1  # how often the log is read; a line, and the trainer's end, are seen this much late at most
+_POLL_S = 0.1  # how often the log is read; a line is seen this much late at most, the trainer's end at once
 
 
 def _nothing(*_: Any) -> None:
@@ -73,7 +72,7 @@ def follow(
             _heed(watchdogs.tick() if watchdogs else [], watch, alarm)
         tick()
         if child.log.at_end:
-            time.sleep(_POLL_S)
+            child.wait(_POLL_S)
 
 
 def _heed(alarms: list[Alarm], watch: Watch, tell: Callable[[Alarm], None]) -> None:

@@ -106,10 +106,11 @@ def _kill(processes: list[psutil.Process]) -> None:
 
 def _reap(child: int) -> None:
     """Collect ended orphans, but never ``child``, whose status is Popen's to collect."""
-    for process in psutil.Process().children():
-        if process.pid != child and _status(process) == psutil.STATUS_ZOMBIE:
-            with contextlib.suppress(ChildProcessError):
-                os.waitpid(process.pid, os.WNOHANG)
+    with contextlib.suppress(ChildProcessError):
+        while ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+            if ended.si_pid == child:
+                return
+            os.waitpid(ended.si_pid, os.WNOHANG)
 
 
 def main() -> None:

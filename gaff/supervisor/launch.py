@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +28,8 @@ from gaff.supervisor.watch import Watch
 from gaff.supervisor.watchdogs.figures import NotANumber
 from gaff.supervisor.watchdogs.watchdogs import Watchdogs
 from gaff.trainers.contract import Event, Launch, SegmentRequest
+
+_GOALS = {"measure": "so that its speed is known", "walltime": "which fits before the end of the walltime"}
 
 
 @dataclass(frozen=True)
@@ -101,16 +105,15 @@ def launch(run: RunContext, train: Train, piece: Piece) -> Outcome:
             command=list(prepared.argv),
         )
         run.observer.segment_started(segment, attempt)
-        run.pace.launched(start)
+        if piece.goal in _GOALS:
+            run.observer.message(f"it stops after iteration {piece.stop}, {_GOALS[piece.goal]}")
+        run.pace.launched(start, piece.stop)
         run.history.launched(start, segment)
         dogs = Watchdogs(run.config, run.history, start, piece.stop, run.directory.save)
         expect_stop(run.directory.save, run.run_id, piece.stop)
-        began = time.monotonic()
-        code = _run(run, prepared, log, watch, stopping, dogs)
+        with _ended(prepared, run):
+            code = _run(run, train, prepared, log, watch, stopping, dogs)
     outcome = _judge(run, piece, code, watch, stopping, log)
-    if isinstance(outcome, Done):
-        run.pace.ended(piece.stop)
-    _journal_end(run, train, code, time.monotonic() - began, watch)
     if isinstance(outcome, Done):
         if code:
             run.observer.message(f"the trainer exited with {code}, but its checkpoint is whole")
@@ -124,29 +127,42 @@ def _reserved_port(run: RunContext) -> ReservedPort:
     return reserve_port(run.run_id, wish, fixed=fixed is not None)
 
 
-def _run(run: RunContext, prepared: Launch, log: Path, watch: Watch, stopping: Stopping, dogs: Watchdogs) -> int:
-    """From its first process to the end of its last.  Returns the trainer's exit code."""
+@contextmanager
+def _ended(prepared: Launch, run: RunContext) -> Iterator[None]:
+    """Nothing of a launch is there before the block, nor after it."""
+    clean_up(prepared)
+    try:
+        yield
+    finally:
+        clean_up(prepared)
+        end_what_is_left(run)
+
+
+def _run(
+    run: RunContext, train: Train, prepared: Launch, log: Path, watch: Watch, stopping: Stopping, dogs: Watchdogs
+) -> int:
+    """Start the trainer and follow it to its end, which is told at once.  Returns its exit code."""
 
     def tell(event: Event) -> None:
         run.pace.see(event)
         run.observer.event(event)
 
-    clean_up(prepared)
-    try:
-        with Child(prepared, log, run.run_id) as child:
-            return follow(
-                child,
-                watch,
-                tell=tell,
-                message=run.observer.message,
-                verdict=stopping.verdict,
-                watchdogs=dogs,
-                alarm=run.alarm,
-                tick=run.notifier.tick,
-            )
-    finally:
-        clean_up(prepared)
-        end_what_is_left(run)
+    began = time.monotonic()
+    with Child(prepared, log, run.run_id) as child:
+        code = follow(
+            child,
+            watch,
+            tell=tell,
+            message=run.observer.message,
+            verdict=stopping.verdict,
+            watchdogs=dogs,
+            alarm=run.alarm,
+            tick=run.notifier.tick,
+        )
+    if watch.stopped and code == 0:
+        run.pace.ended()
+    _journal_end(run, train, code, time.monotonic() - began, watch)
+    return code
 
 
 def end_what_is_left(run: RunContext) -> None:

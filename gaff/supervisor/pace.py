@@ -33,7 +33,7 @@ class Pace:
         self._starts: deque[float] = deque(maxlen=_LAUNCHES)
         self._ends: deque[float] = deque(maxlen=_LAUNCHES)
         self._launched_at = self._line_at = clock()
-        self._iteration = self._started_from = 0
+        self._iteration = self._started_from = self._stop = 0
         self._lines = 0
 
     @property
@@ -61,12 +61,6 @@ class Pace:
                     if isinstance(value, int | float) and math.isfinite(value) and value >= 0:
                         held.append(value / unit)
 
-    def launched(self, start: int) -> None:
-        """A launch begins, from iteration ``start``."""
-        self._launched_at = self._line_at = self._clock()
-        self._started_from = self._iteration = start
-        self._lines = 0
-
     def see(self, event: Event) -> None:
         """An event of the launch."""
         if not isinstance(event, IterationLogged) or event.iteration <= self._iteration:
@@ -82,13 +76,20 @@ class Pace:
         if self._lines > 1 or not self._speeds:  # the first one warms up
             self._speeds.append(speed)
 
-    def ended(self, stop: int) -> None:
-        """The launch ended after ``stop`` with its checkpoint written."""
+    def launched(self, start: int, stop: int) -> None:
+        """A launch begins, from iteration ``start``, to end after ``stop``."""
+        self._launched_at = self._line_at = self._clock()
+        self._started_from = self._iteration = start
+        self._stop = stop
+        self._lines = 0
+
+    def ended(self) -> None:
+        """The launch ended after its stop, having saved there."""
         now = self._clock()
-        if self._iteration >= stop:
+        if self._iteration >= self._stop:
             self._ends.append(now - self._line_at)
         elif not self._speeds:  # it logged nothing: all of its time counts as iterations', which is on the safe side
-            self._speeds.append((now - self._launched_at) / max(1, stop - self._started_from))
+            self._speeds.append((now - self._launched_at) / max(1, self._stop - self._started_from))
             self._starts.append(0.0)
 
     def seconds_to(self, iteration: int) -> float | None:

@@ -42,6 +42,11 @@ _LINE_END = re.compile(r"number of nan iterations:\s*(\d+)")
 # Losses are printed with %.6E, the learning rate with %.3E: the digits tell them apart whatever the loss is called.
 _LOSS = re.compile(r" (?P<name>[A-Za-z_][\w./ -]*?): (?P<value>-?\d\.\d{6}E[+-]\d{2,3}|[+-]?(?:NAN|INF))")
 _MAIN_LOSS = "lm_loss"
+# A line that is nothing but one iteration line, with numbers alone in it, needs no looking for anything else.
+_CLEAN = re.compile(
+    r" samples/sec: \d+\.\d{3} \| iteration +\d+/ *\d+ \|"
+    r"(?: [A-Za-z_][\w ()./-]{0,60}: +-?[\d.]+(?:E[+-]\d+|[A-Z]{0,2}FLOPS)? \|)+"
+)
 _MAX_LINES_HELD = 4
 _MAX_READ = 1 << 18  # characters of a line at a time
 _MAX_SHOWN = 600  # of a line that a person is shown
@@ -146,6 +151,8 @@ class LogParser:
 
     def feed(self, line: str) -> list[Event]:
         """The events that ``line`` completes, in the order of the text; most lines have none."""
+        if not self._held and not self._tracebacks.is_open and _CLEAN.fullmatch(line) and _LINE_END.search(line):
+            return [_iteration_event(line)]
         text = _ANSI.sub("", line).replace("\r", " ").rstrip("\n")
         if _ECHO.search(text):
             return self._new(self._death(text))  # the launcher quotes the dead rank's whole command line

@@ -41,6 +41,11 @@ class TracebackReader:
     def __init__(self) -> None:
         self._open: dict[str, _Open] = {}
 
+    @property
+    def is_open(self) -> bool:
+        """Whether a traceback's last line is still to come."""
+        return bool(self._open)
+
     def feed(self, line: str) -> ErrorLogged | None:
         """The exception that this line ends a traceback with, as ``Name: text``; None for all other lines.
 

@@ -24,8 +24,8 @@ from gaff.plan.config import load_config
 from gaff.plan.plan import build_plan
 from tests.supervisor.fake_trainer import FakeTrainer
 config = load_config([Path("run.yml")])
-with held(Path("run")):
-    execute(config, build_plan(config), FakeTrainer(Path(sys.argv[1]), 40), Path("run"))
+with held(Path("run")) as lock:
+    execute(config, build_plan(config), FakeTrainer(Path(sys.argv[1]), 40), Path("run"), lock)
 """
 CONFIG = "train_iters: 40\nlog_interval: 1\ngaff: {reset_every: 20}\n"
 

@@ -147,9 +147,8 @@ _WORDS = (  # events that have some, the most telling first
 )
 
 _LINE = re.compile(r"(?:\d\d:\d\d:\d\d  |gaff: (?!note))(.*)")
-_USUAL = re.compile(
-    r"carrying on|\d+ iterations|segment|iteration|reset|checkpoint|finished"
-)  # on the screen of any run
+# on the screen of any run
+_USUAL = re.compile(r"carrying on|\d+ iterations|segment|iteration|reset|checkpoint|finished|failed|restart")
 
 
 def _sentence(scene: Scene) -> str:

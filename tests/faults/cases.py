@@ -51,7 +51,8 @@ CASES = [
     Case(BUNDLED, f.KILL_LAUNCHER, m.STARTING),
     *_all(BUNDLED, f.KILL_GUARDIAN, m.STARTING, m.MIDDLE, m.SAVING),
     *_all(BUNDLED, f.KILL_ALL, m.MIDDLE, m.SAVING, m.SAVED),
-    *_all(STAND_IN, f.KILL_ALL, m.IN_WRITE, m.BETWEEN, m.BACKOFF),
+    *_all(STAND_IN, f.KILL_ALL, m.IN_WRITE, m.BACKOFF),
+    Case(STAND_IN, f.KILL_ALL, m.BETWEEN, quick=True),
     Case(STAND_IN, f.ORPHAN, m.MIDDLE, quick=True),
     # signals
     *_all(BUNDLED, f.SIGTERM, m.STARTING, m.SAVING),
@@ -67,7 +68,7 @@ CASES = [
     Case(BUNDLED, f.TRAINER_FROZEN, m.MIDDLE),
     Case(BUNDLED, f.TRAINER_FROZEN, m.SAVING),
     Case(BUNDLED, f.SUPERVISOR_FROZEN, m.MIDDLE),
-    Case(STAND_IN, f.SUPERVISOR_FROZEN, m.LAST_SEGMENT),
+    Case(STAND_IN, f.SUPERVISOR_FROZEN, m.LAST_SEGMENT, quick=True),
     # a full disk
     Case(BUNDLED, f.NO_ROOM, m.MIDDLE),
     Case(BUNDLED, f.DISK_FULL, m.LAST_SEGMENT),

@@ -71,7 +71,10 @@ def _lose_logs(scene: Scene) -> None:
 
 
 def _between(name: str, inject: Callable[[Scene], object], told: str = _LOCK_TAKEN) -> Fault:
-    return Fault(name, lambda scene: inject(scene) and None, -9, told, between=True)
+    def done(scene: Scene) -> None:
+        inject(scene)
+
+    return Fault(name, done, -9, told, between=True)
 
 
 TRUNCATED = _between("the newest tag is cut off", _truncate, _SET_ASIDE)

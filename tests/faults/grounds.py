@@ -7,6 +7,7 @@ import tarfile
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from tests.faults import processes
 from tests.live import CONFIG
@@ -14,6 +15,7 @@ from tests.live import CONFIG
 K, END = 12, 36  # resets after 12 and 24
 TAGS = (12, 24, 36)
 _TEMPLATE = "zero1-fp32-tp2-pp2-dp2"  # a real checkpoint of eight ranks: many files for surgery to patch
+_TRUSTED: dict[str, Any] = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
 _FIXTURES = Path(__file__).parents[1] / "fixtures" / "neox-checkpoints"
 
 
@@ -46,7 +48,7 @@ class Grounds:
     def template(self) -> Path:
         """The tag that the stand-in trainer "trains"."""
         with tarfile.open(_FIXTURES / f"{_TEMPLATE}.tar.xz") as archive:
-            archive.extractall(self.place, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))
+            archive.extractall(self.place, **_TRUSTED)
         return self.place / _TEMPLATE / "global_step5"
 
     def command(self, trainer: str, root: Path, *options: str, modes: str = "{}") -> list[str]:

@@ -43,6 +43,7 @@ class Fault:
         ends: the exit code of the command that it befalls, negative for a signal; what fails is given again.
         told: an event that the journal must have for it, perhaps ``event.field`` of which the field must not be empty
             or 0; "" where GAFF can know nothing of it.
+        says: a regular expression that the screen of that command must have, where no journal can be written.
         kill_9: it is, or begins with, a ``kill -9``.
         between: the supervisor is killed in the moment, and the fault comes when nothing runs any more.
         prepare, clear: before the first command; before the second one.
@@ -56,6 +57,7 @@ class Fault:
     inject: Callable[[Scene], None]
     ends: int = 0
     told: str = ""
+    says: str = ""
     kill_9: bool = False
     between: bool = False
     prepare: Callable[[Scene], None] = _nothing
@@ -233,7 +235,7 @@ def _by_another_machine(scene: Scene) -> None:
 
 _DIED = "lock_taken_over"
 _FAILED = "trainer_failed"
-_SMALL = {"prepare": _mount, "clear": _make_room}
+_FULL = r"^gaff: .*(disk is full|[Nn]o space left on device)"
 
 KILL_SUPERVISOR = Fault("kill -9 of the supervisor", kill_supervisor, -9, _DIED, kill_9=True)
 KILL_RANK = Fault("kill -9 of a rank", _kill_rank, 0, _FAILED, kill_9=True)
@@ -265,9 +267,9 @@ TRAINER_FROZEN = Fault(
 )
 SUPERVISOR_FROZEN = Fault("SIGSTOP of the supervisor, SIGCONT when the trainer has ended", _freeze_supervisor)
 SECOND = Fault("a second supervisor is started: refused", _start_a_second)
-DISK_FULL = Fault("the disk is full", _fill, 1, "run_failed", **_SMALL)  # type: ignore[arg-type]
-NO_ROOM = Fault("no room for another checkpoint", _fill_for_a_tag, 1, _FAILED, **_SMALL)  # type: ignore[arg-type]
-JOURNAL_FULL = Fault("the disk is full", _fill_journal, 1, **_SMALL)  # type: ignore[arg-type]
+DISK_FULL = Fault("the disk is full", _fill, 1, says=_FULL, prepare=_mount, clear=_make_room)
+NO_ROOM = Fault("no room for another checkpoint", _fill_for_a_tag, 1, _FAILED, prepare=_mount, clear=_make_room)
+JOURNAL_FULL = Fault("the disk is full", _fill_journal, 1, says=_FULL, prepare=_mount, clear=_make_room)
 CLOCK_BACK = Fault("the clock goes back an hour", _move_clock(-HOUR_S), prepare=_fake_clock)
 CLOCK_FORWARD = Fault("the clock goes forward a day", _move_clock(DAY_S), prepare=_fake_clock)
 CLOCK_BACK_BETWEEN = Fault(

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from gaff.checkpoint.transaction import FOLDER, is_announced, records, valid_records
@@ -24,7 +25,7 @@ def faults_found(scene: Scene, case: Case) -> list[str]:
     if not found or found[-1] != END:
         return [f"the newest tag is {found[-1:] or 'none'}"]
     wrong = [what for iteration in found for what in _tag(scene, iteration)]
-    return wrong + _told(scene, case.fault.told) + _left_behind(scene)
+    return wrong + _told(scene, case.fault.told) + _said(scene, case.fault.says) + _left_behind(scene)
 
 
 def _tag(scene: Scene, iteration: int) -> list[str]:
@@ -56,6 +57,11 @@ def _told(scene: Scene, told: str) -> list[str]:
     if not event or any(not name or entry.get(name) for entry in scene.journal(event)):
         return []
     return [f"the journal says nothing of it (no {told})"]
+
+
+def _said(scene: Scene, says: str) -> list[str]:
+    screen = scene.output(1).read_text(errors="replace")
+    return [] if re.search(says, screen, re.MULTILINE) else [f"GAFF did not say it ({says})"]
 
 
 def _left_behind(scene: Scene) -> list[str]:

@@ -6,11 +6,20 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 from report_runs import RunWriter, finished_run
 
-from gaff.report.summary import render_summary, summarize, write_summary
+from gaff.report import summary as summaries
+from gaff.report.metrics import metrics_of
+from gaff.report.summary import render_summary, summarize
+from gaff.supervisor.journal import read_entries
+
+
+def write_summary(run_dir: Path) -> dict[str, Any]:
+    entries = read_entries(run_dir)
+    return summaries.write_summary(run_dir, metrics_of(run_dir, entries), entries)
 
 
 def test_summary_of_a_finished_run(tmp_path: Path) -> None:

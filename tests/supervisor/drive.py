@@ -14,6 +14,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,11 @@ def supervisor(
         config, segments, directory, run_id, trainer, NullObserver(), journal, notifier, deadline=deadline
     )
     return Supervisor(context)
+
+
+def changed(one: Supervisor, **fields: Any) -> Supervisor:
+    """The same with other parts."""
+    return Supervisor(replace(one.context, **fields))
 
 
 def processes_of(root: Path) -> list[int]:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -20,6 +20,7 @@ from gaff.plan.config import Config
 from gaff.supervisor.child import RUN_ID, Child, end_leftovers
 from gaff.supervisor.observer import NullObserver
 from gaff.trainers.contract import Event, IterationLogged, Launch, SegmentRequest
+from tests.supervisor import drive
 from tests.supervisor.drive import build
 from tests.supervisor.fake_trainer import ITERATION_LINE, FakeTrainer
 
@@ -121,7 +122,7 @@ def listen(root: Path) -> list[int]:
     """Run a supervisor over a trainer that shouts.  Returns the iterations that its observer was told of."""
     supervisor = build(root, root, {})
     listener = Listener()
-    supervisor.context = replace(supervisor.context, trainer=Shouter(root, 40), observer=listener)
+    supervisor = drive.changed(supervisor, trainer=Shouter(root, 40), observer=listener)
     with pytest.raises(TrainerError, match="the very last words"):
         supervisor.run()
     return listener.heard

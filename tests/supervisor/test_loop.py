@@ -11,7 +11,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from gaff.supervisor.observer import NullObserver
 from gaff.supervisor.progress import judge, tags
 from gaff.trainers.contract import Event, IterationLogged
 from tests.checkpoint.tags import values
+from tests.supervisor import drive
 from tests.supervisor.drive import build, processes_of
 from tests.supervisor.fake_trainer import set_iteration
 
@@ -370,7 +370,7 @@ def test_a_run_directory_that_is_moved_away_at_work_is_not_begun_anew(tmp_path: 
                 (tmp_path / "run").rename(tmp_path / "moved")
 
     supervisor = build(tmp_path / "run", template, {}, iteration_s=0.1)
-    supervisor.context = replace(supervisor.context, observer=Mover())
+    supervisor = drive.changed(supervisor, observer=Mover())
     with pytest.raises(GaffError, match="is no longer this run's directory"):
         supervisor.run()
     assert not (tmp_path / "run" / "journal.jsonl").exists()

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -151,7 +151,7 @@ def test_every_launch_finds_latest_naming_its_start_whatever_a_dying_trainer_lef
             build(root, template, modes).run()
     supervisor = build(root, template, {30: "exit-0"})
     noting = Noting(template, 40, {30: "exit-0"})
-    supervisor.context = replace(supervisor.context, trainer=noting)
+    supervisor = drive.changed(supervisor, trainer=noting)
     with pytest.raises(TrainerError):
         supervisor.run()
     assert noting.latest == [(10, "global_step10"), (20, "global_step20")]
@@ -165,7 +165,7 @@ def test_a_first_launch_after_a_tag_was_set_aside_finds_no_latest(tmp_path: Path
     assert (root / "checkpoints" / "latest").exists()
     supervisor = build(root, template, {})
     noting = Noting(template, 40, {10: "exit-0"})
-    supervisor.context = replace(supervisor.context, trainer=noting)
+    supervisor = drive.changed(supervisor, trainer=noting)
     (root / "segments" / "0001" / "request-0.json").unlink()  # modes are for the first launch
     with pytest.raises(TrainerError):
         supervisor.run()
@@ -196,7 +196,7 @@ def test_a_signal_that_came_before_a_launch_stops_the_run_before_it(
 ) -> None:
     root = tmp_path / "run"
     supervisor = build(root, template, {})
-    supervisor.context = replace(supervisor.context, observer=Interrupter(moment))
+    supervisor = drive.changed(supervisor, observer=Interrupter(moment))
     with pytest.raises(Interrupted, match=f"stopped by SIGTERM; iteration {10 * len(launched)} is safe"):
         supervisor.run()
     assert [e["start"] for e in events(root, "segment_launched")] == launched
@@ -224,7 +224,7 @@ def test_a_rank_that_was_killed_is_told_from_its_launchers_exit_code(
 ) -> None:
     root = tmp_path / "run"
     supervisor = build(root, template, {})
-    supervisor.context = replace(supervisor.context, trainer=Exiting(template, 40, code=code))
+    supervisor = drive.changed(supervisor, trainer=Exiting(template, 40, code=code))
     with pytest.raises(Interrupted, match=f"killed by {killer}; iteration 0 is safe") as caught:
         supervisor.run()
     assert caught.value.exit_code == EXIT_RESUMABLE == 75
@@ -236,7 +236,7 @@ def test_a_rank_that_was_killed_is_told_from_its_launchers_exit_code(
 def test_any_other_exit_code_is_a_failure(code: int, tmp_path: Path, template: Path) -> None:
     root = tmp_path / "run"
     supervisor = build(root, template, {})
-    supervisor.context = replace(supervisor.context, trainer=Exiting(template, 40, code=code))
+    supervisor = drive.changed(supervisor, trainer=Exiting(template, 40, code=code))
     with pytest.raises(TrainerError, match=f"exited with {code} and global_step10 is not there"):
         supervisor.run()
     assert len(events(root, "run_failed")) == 1

@@ -207,11 +207,9 @@ def wait_for(condition: Callable[[], bool]) -> None:
 
 
 def with_deadline(root: Path, template: Path, seconds: float, iteration_s: float) -> Supervisor:
-    from dataclasses import replace
 
     supervisor = build(root, template, {}, iteration_s=iteration_s)
-    supervisor.context = replace(supervisor.context, deadline=Deadline(seconds))
-    return supervisor
+    return drive.changed(supervisor, deadline=Deadline(seconds))
 
 
 def test_a_walltime_inside_a_segment_stops_at_a_checkpoint_and_the_next_call_carries_on(

@@ -28,7 +28,7 @@ class Scene:
         self.pace = Pace(lambda: self.now)
         self.told: list[tuple[str, int | None]] = []
         for stop in (100, 200):
-            self.pace.launched(stop - 100)
+            self.pace.launched(stop - 100, stop)
             for iteration in range(stop - 90, stop + 1, 10):
                 self.now += 10
                 self.pace.see(IterationLogged(iteration, 1000, 3.0, 1e-3, 1000.0, None, 0, 0))
@@ -36,7 +36,7 @@ class Scene:
                     break
             else:
                 self.now += 5
-                self.pace.ended(stop)
+                self.pace.ended()
         self.signals = Signals(lambda: self.now)
         deadline = None if deadline_s is None else Deadline(deadline_s, lambda: self.now)
         fields: dict[str, Any] = {"deadline": deadline, "told": lambda *news: self.told.append(news)}

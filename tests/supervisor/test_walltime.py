@@ -105,7 +105,7 @@ def test_an_unknown_speed_is_measured_first() -> None:
 def test_pace_tells_start_iterations_and_end_apart() -> None:
     clock = Clock()
     pace = Pace(clock)
-    pace.launched(100)
+    pace.launched(100, 120)
     clock.now = 33.0  # 30 s of start-up, ten iterations of 0.3 s
     pace.see(line(110, 300.0))
     clock.now = 36.0
@@ -114,7 +114,7 @@ def test_pace_tells_start_iterations_and_end_apart() -> None:
     assert pace.iteration_s == pytest.approx(0.3)
     assert pace.seconds_to(130) == pytest.approx(3.0)
     clock.now = 41.0
-    pace.ended(120)
+    pace.ended()
     assert pace.end_s == pytest.approx(5.0)
     assert pace.seconds_to(130) == pytest.approx(5.0), "ten iterations would be over; a save is still to come"
 
@@ -122,9 +122,9 @@ def test_pace_tells_start_iterations_and_end_apart() -> None:
 def test_a_launch_without_a_line_counts_wholly_as_iterations() -> None:
     clock = Clock()
     pace = Pace(clock)
-    pace.launched(0)
+    pace.launched(0, 50)
     clock.now = 50.0
-    pace.ended(50)
+    pace.ended()
     assert (pace.start_s, pace.iteration_s) == (0.0, 1.0)
     assert pace.iterations_within(30) == 27
 

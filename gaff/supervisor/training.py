@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Training on from a tag: how far, and what follows when the launch has ended."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from dataclasses import dataclass, field
+
+from gaff.errors import GaffError, Problem
+from gaff.supervisor import progress
+from gaff.supervisor.endings import confirm_lock, interrupted, system_error
+from gaff.supervisor.launch import Failed, Stopped, launch, saves_of
+from gaff.supervisor.operations import tell_operations_by_hand, tell_reset
+from gaff.supervisor.restarts import Restart, Restarts
+from gaff.supervisor.run_context import RunContext
+from gaff.supervisor.state import Train
+from gaff.supervisor.tag_care import TagCare
+from gaff.supervisor.walltime import choose_piece
+
+_WAIT_S = 0.1  # how often a wait looks whether it is to end
+
+
+@dataclass
+class Training:
+    """All launches of one supervisor.
+
+    Attributes:
+        told_resets: numbers of the resets that the journal tells of.
+    """
+
+    run: RunContext
+    care: TagCare
+    told_resets: set[int | None] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self._restarts = Restarts(self.run.config.gaff.watch)
+
+    def train(self, step: Train) -> None:
+        """One launch, and what follows on its end."""
+        run = self.run
+        due = progress.reset_due(run.segments, step.start)
+        if due:
+            if due.number not in self.told_resets:
+                self.told_resets.add(due.number)
+                tell_reset(run, due)
+            tell_operations_by_hand(run, due)
+        self._stop_where_asked(step.start)
+        self.care.prune(step.start)
+        self._stop_where_asked(step.start)
+        piece = choose_piece(
+            step.segment,
+            step.start,
+            run.pace,
+            run.deadline,
+            lambda stop: len(saves_of(run, step.start, stop)),
+            run.log_interval,
+        )
+        if piece is None:
+            raise interrupted("the end of the walltime is too near for another iteration", step.start)
+        outcome = launch(run, step, piece)
+        if isinstance(outcome, Stopped):
+            confirm_lock(run)
+            raise interrupted(f"stopped by {outcome.reason}", outcome.iteration)
+        if isinstance(outcome, Failed):
+            self.care.examined.discard(outcome.safe)
+            self.care.set_spoilt_aside(outcome.finite_until)
+            self._restart(outcome)
+            return
+        self.care.examined.add(piece.stop)  # written and judged under this supervisor's eyes
+        if piece.stop == step.segment.stop:
+            run.journal.write("segment_done", segment=step.segment.number, iteration=piece.stop, **run.history.losses)
+            run.observer.segment_finished(step.segment)
+        if piece.goal == "walltime":
+            raise interrupted("stopped before the end of the walltime", piece.stop)
+
+    def _restart(self, failed: Failed) -> None:
+        """Wait before the next launch, or end the run.
+
+        Raises:
+            GaffError: no further launch is due.
+        """
+        run, what = self.run, failed.failure
+        run.journal.write(
+            "trainer_failed",
+            id=what.problem.id,
+            what=what.problem.what,
+            iteration=what.iteration,
+            safe=failed.safe,
+            log=None if what.problem.where is None else what.problem.where.file,
+            lasting=what.course.value,
+        )
+        follows = self._restarts.after(what, failed.safe)
+        if isinstance(follows, GaffError):
+            raise follows
+        run.journal.write(
+            "restart_planned",
+            number=follows.number,
+            of=follows.of,
+            delay_s=follows.delay_s,
+            iteration=failed.safe,
+        )
+        self._tell_restart(what.problem, follows, failed.safe)
+        self._wait(follows.delay_s, failed.safe)
+
+    def wait_out(self, error: OSError) -> None:
+        """A file system that hangs or is gone says nothing about what lies on it: look again later.
+
+        Raises:
+            OSError: there is no hope that it passes by itself.
+        """
+        follows = self._restarts.after_trouble(error)
+        if follows is None:
+            raise error
+        problem = system_error(error).problems[0]
+        with contextlib.suppress(OSError):  # the journal may lie on it
+            self.run.warn("system", problem.what, 0, where=str(error.filename or ""))
+        self._wait(follows.delay_s, 0)
+
+    def _tell_restart(self, problem: Problem, follows: Restart, safe: int) -> None:
+        run = self.run
+        wait = f" in {follows.delay_s:g} s" if follows.delay_s else ""
+        told = f"{problem.what}; restart {follows.number} of {follows.of} from iteration {safe}{wait}"
+        run.observer.message(told)
+        run.notifier.tell("warning", told, safe)
+
+    def _wait(self, seconds: float, safe: int) -> None:
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            self._stop_where_asked(safe)
+            self.run.notifier.tick()
+            time.sleep(min(_WAIT_S, seconds))
+
+    def _stop_where_asked(self, iteration: int) -> None:
+        """Nothing is running: any signal ends the run here.
+
+        Raises:
+            Interrupted: there was one.
+        """
+        if self.run.signals.name:
+            raise interrupted(f"stopped by {self.run.signals.name}", iteration)
