@@ -8,7 +8,7 @@ import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,9 @@ from gaff.errors import EXIT_DONE, EXIT_WRONG_INPUT, InputError, Problem
 from gaff.plan.checks import check
 from gaff.plan.config import Config, load_config
 from gaff.plan.plan import build_plan, problem_json
-from gaff.plan.settings import GaffSettings, InitSpec
+from gaff.plan.settings import ContainerSettings, GaffSettings, KeepSettings, WatchSettings
+
+_BLOCKS = {"container": ContainerSettings, "watch": WatchSettings, "keep": KeepSettings}  # blocks inside the block
 
 
 def add_config_arguments(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
@@ -105,16 +107,28 @@ def encodable(text: str) -> str:
 
 def render_keys() -> str:
     """Every key of the ``gaff:`` block with its default and meaning."""
-    rows = []
+    rows: list[tuple[str, str, str]] = []
     for item in fields(GaffSettings):
+        inner = _BLOCKS.get(item.name)
         default = "required" if item.default is MISSING else _yaml_word(item.default)
-        rows.append((item.name, default, item.metadata["doc"]))
+        rows.append((item.name, default if inner is None else "", item.metadata["doc"]))
+        rows += _inner_rows(inner) if inner else []
     return "\n".join(columns(rows))
 
 
+def _inner_rows(kind: type[Any]) -> list[tuple[str, str, str]]:
+    """The keys of a block inside the block."""
+    return [
+        (f"  {item.name}", "required" if item.default is MISSING else _inner_word(item), item.metadata["doc"])
+        for item in fields(kind)
+    ]
+
+
+def _inner_word(item: Field[Any]) -> str:
+    return "never" if item.default is None and "never" in item.metadata["doc"] else _yaml_word(item.default)
+
+
 def _yaml_word(value: object) -> str:
-    if is_dataclass(value) and not isinstance(value, (type, InitSpec)):
-        return ", ".join(f"{item.name} {_yaml_word(getattr(value, item.name))}" for item in fields(value))
     if value == ():
         return "none"
     if isinstance(value, tuple):

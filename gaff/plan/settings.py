@@ -135,7 +135,9 @@ class KeepSettings:
     All of them where ``newest`` is None (``keep: all``).  The tag to resume from is among the newest always.
     """
 
-    newest: int | None = field(default=None, metadata=_about("the so many newest, at least 1"))
+    newest: int | None = field(
+        default=None, metadata=_about("the so many newest, at least 1; all without any of these keys")
+    )
     every: int | None = field(default=None, metadata=_about("those whose iteration is a multiple of this"))
     resets: bool = field(default=False, metadata=_about("those in which a reset was made"))
 

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import errno
+
 from gaff.errors import GaffError, Interrupted, Location, Problem
 from gaff.supervisor.run_context import RunContext
 
@@ -27,6 +29,9 @@ def interrupted(what: str, iteration: int) -> Interrupted:
 
 def system_error(error: OSError) -> GaffError:
     """Trouble of the machine in the supervisor's own work, as a full disk: nothing is lost by it."""
-    what = f"the supervisor met `{error.strerror or error}`"
     where = Location(str(error.filename)) if error.filename else None
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        what = "the disk is full, or this user's share of it"
+        return GaffError(Problem("disk-full", what, "make room, and run the same command again to carry on", where))
+    what = f"the supervisor met `{error.strerror or error}`"
     return GaffError(Problem("system", what, "mend that, and run the same command again to carry on", where))

@@ -34,6 +34,7 @@ class Journal:
         """Append one line and make it durable.
 
         Raises:
+            OSError: it cannot be written.
             GaffError: the run directory is no longer there: a new file would be a run without its history.  A journal
                 that alone was deleted is begun anew.
         """
@@ -44,15 +45,21 @@ class Journal:
             what = "is no longer this run's directory: its journal is gone"
             remedy = "move it back, or carry the run on where it is now"
             raise GaffError(Problem("run-moved", what, remedy, Location(str(self.path.parent))))
-        with open(self.path, "ab+") as file:
-            if file.tell() and not _ends_whole(self.path):
-                file.write(b"\n")
-            file.write(line.encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            self._append(line.encode() + b"\n")
+        except OSError as error:  # a write that fails does not say where
+            raise OSError(error.errno, error.strerror, str(self.path)) from error
         if is_new:
             fsync_directory(self.path.parent)
         self._begun = True
+
+    def _append(self, line: bytes) -> None:
+        with open(self.path, "ab+") as file:
+            if file.tell() and not _ends_whole(self.path):
+                file.write(b"\n")
+            file.write(line)
+            file.flush()
+            os.fsync(file.fileno())
 
 
 def _ends_whole(path: Path) -> bool:

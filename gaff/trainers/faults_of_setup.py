@@ -99,7 +99,7 @@ _FILES = (
         (r"No space left on device.*/dev/shm", SHM),
         (
             r"No space left on device|Disk quota exceeded|PytorchStreamWriter failed"
-            r"|inline_container\S* \. unexpected pos",
+            r"|inline_container\S* \. unexpected pos|basic_ios::clear: iostream error",
             "make room where the checkpoints are written",
         ),
         (r"\[Errno 30\]|Read-only file system", "let the place be writable: GPT-NeoX writes there"),
