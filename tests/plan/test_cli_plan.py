@@ -18,7 +18,7 @@ from gaff.cli.plan import add_parser, render_plan
 from gaff.errors import InputError
 from gaff.plan.config import Config, load_config
 from gaff.plan.plan import build_plan
-from gaff.plan.settings import GaffSettings
+from gaff.plan.settings import ContainerSettings, GaffSettings, KeepSettings, WatchSettings
 
 Write = Callable[..., Path]
 Load = Callable[..., Config]
@@ -83,6 +83,11 @@ def test_several_configs_and_overrides_are_taken_in_order(write: Write, capsys: 
 def test_keys_lists_every_gaff_key_with_its_meaning(capsys: pytest.CaptureFixture[str]) -> None:
     assert gaff_plan("--keys") == 0
     lines = capsys.readouterr().out.splitlines()
+    inner = [line for line in lines if line.startswith("  ")]
+    lines = [line for line in lines if line not in inner]
+    blocks = [*fields(ContainerSettings), *fields(WatchSettings), *fields(KeepSettings)]
+    assert [line.split()[0] for line in inner] == [item.name for item in blocks]
+    assert all(item.metadata["doc"] in line for item, line in zip(blocks, inner, strict=True))
     assert [line.split()[0] for line in lines] == [item.name for item in fields(GaffSettings)]
     assert all(item.metadata["doc"] in line for item, line in zip(fields(GaffSettings), lines, strict=True))
 
