@@ -8,7 +8,7 @@ CONFIG ?= neox_configs/pythia-70m.yml
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: rehearse test test-fast test-neox test-exhaustive lint benchmark clean
+.PHONY: rehearse test test-fast test-neox test-exhaustive faults lint benchmark benchmark-supervisor soak clean
 
 rehearse: $(VENV)/ready  ## the main job on the bundled trainer: a whole active-forgetting run on this machine
 	$(BIN)/gaff rehearse --config $(CONFIG) --trainer bundled --minutes $(MINUTES)
@@ -25,6 +25,9 @@ test-neox: $(VENV)/ready  ## on unmodified GPT-NeoX, which GPT_NEOX_DIR and GPT_
 test-exhaustive: $(VENV)/ready  ## every kill at every durable effect in further layouts: 10 minutes more
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m exhaustive
 
+faults: $(VENV)/ready  ## the fault bench: 86 runs disturbed at a chosen moment, the table into docs/faults.md: 15 minutes on 2 cores
+	$(BIN)/python -m tests.faults --jobs 2 --write docs/faults.md
+
 lint: $(VENV)/ready  ## formatter, linter and type checker
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -32,6 +35,12 @@ lint: $(VENV)/ready  ## formatter, linter and type checker
 
 benchmark: $(VENV)/ready  ## what surgery costs, side by side with torch
 	$(BIN)/python benchmarks/surgery.py
+
+benchmark-supervisor: $(VENV)/ready  ## what supervising costs, and how soon the trainer's end is seen: 10 minutes
+	$(BIN)/python -m benchmarks.supervisor
+
+soak: $(VENV)/ready  ## a long run killed 100 times at random, beside the same run in peace: 30 minutes
+	$(BIN)/python -m benchmarks.soak --kills 100
 
 # torch first and by itself: its version is fixed, and nothing later may pull another build.
 $(VENV)/ready: pyproject.toml

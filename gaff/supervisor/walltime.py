@@ -143,6 +143,8 @@ def choose_piece(
     whole = Piece(segment.stop, "reset" if segment.reset else "end")
     if deadline is None:
         return whole
+    if deadline.usable_s <= 0:
+        return None
     fits = pace.iterations_within(deadline.usable_s, saves(segment.stop))
     if fits is None:  # two lines of the trainer are needed, of which the second tells its speed
         lines = max(2, -(-_MEASURED // log_interval))

@@ -93,6 +93,7 @@ def test_a_stop_between_two_lines_is_taken_where_much_would_be_given_up() -> Non
 
 def test_too_little_time_is_told() -> None:
     assert chosen(40, measured()) is None
+    assert chosen(4, Pace()) is None, "nor is there time to measure"
 
 
 def test_an_unknown_speed_is_measured_first() -> None:
