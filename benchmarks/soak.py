@@ -9,7 +9,7 @@ First the run is done undisturbed.  Then it is done anew, and every few seconds 
 * ``rank``: a process that trains; ``launcher``: its parent; ``guardian``: the process between these and the supervisor;
 * ``machine``: all of them at once, as when the machine dies (though here what was not flushed to disk survives).
 
-Half of the kills come at any time, the other half as soon as the run is seen to do something short: saving, surgery,
+About half of the kills come at any time, the others as soon as the run is seen to do something short: saving, surgery,
 deleting old tags.  Where the supervisor is gone the same command is given again, as a user would.  After the last kill
 the run is let finish, and must be as if nothing had happened: the same tags, equal bit for bit in every tensor and
 number; the same losses; no process, no temporary file, no half deletion, no half surgery, no lock left.
@@ -49,7 +49,7 @@ GAFF_KEYS = "  keep: 2\n  watch: {restarts: 1000, same_iteration: 1000, backoff_
 MOMENTS = ("starting", "training", "saving", "ending", "surgery", "deleting", "between")
 VICTIMS = {"supervisor": 20, "machine": 20, "rank": 30, "launcher": 12, "guardian": 18}  # how often, in percent
 AIMS = {"any": 45, "training": 10, "saving": 15, "surgery": 15, "deleting": 15}
-LINGER_S = {"training": 1.0, "saving": 0.05, "surgery": 0.03, "deleting": 0.003}  # at most, once it is seen
+LINGER_S = {"training": 1.0, "saving": 0.05, "surgery": 0.2, "deleting": 0.003}  # at most, once it is seen
 SHARED_MEMORY = Path("/dev/shm")
 PATIENCE_S = 60.0  # for what is aimed at
 LOOK_S = 0.001

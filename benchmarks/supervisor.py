@@ -23,7 +23,6 @@ import json
 import os
 import pty
 import shutil
-import signal
 import statistics
 import subprocess
 import sys
@@ -45,6 +44,7 @@ from gaff.supervisor.journal import read_entries
 from gaff.trainers.contract import Launch, SegmentRequest
 from tests.conftest import CHECKPOINTS
 from tests.live import CONFIG
+from tests.supervisor.drive import processes_of
 from tests.supervisor.fake_trainer import write_tag
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -173,9 +173,9 @@ def supervisor(folder: Path, iterations: int, request: dict[str, Any], view: str
         yield process
     finally:
         if process.poll() is None:
-            process.send_signal(signal.SIGINT)
-            process.send_signal(signal.SIGINT)  # the second one: at once
-            process.wait(60)
+            process.kill()  # else it would write a report, of a million lines perhaps
+            process.wait()
+            _until(lambda: not processes_of(folder / "run"))  # its guardian ends the trainer
 
 
 def _drain(descriptor: int) -> None:
@@ -271,15 +271,14 @@ def _tail_has(path: Path, text: str) -> bool:
 
 def _read_so_far(pid: int, log: Path) -> int:
     """How far into the log the supervisor is."""
-    places = [0]
     for descriptor in Path(f"/proc/{pid}/fd").iterdir():
         try:
-            information = Path(f"/proc/{pid}/fdinfo/{descriptor.name}").read_text()
-            if descriptor.readlink() == log:
-                places.append(int(information.split()[1]))  # "pos:\t123": of two, the writer's stands at 0
-        except OSError:
+            words = Path(f"/proc/{pid}/fdinfo/{descriptor.name}").read_text().split()  # pos: 5 flags: 02100000 …
+            if descriptor.readlink() == log and int(words[3], 8) & os.O_ACCMODE == os.O_RDONLY:
+                return int(words[1])  # the other one is for the trainer to write to
+        except OSError:  # closed meanwhile
             continue
-    return max(places)
+    return 0
 
 
 def report(folder: Path) -> None:

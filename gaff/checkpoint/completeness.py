@@ -8,11 +8,12 @@ mark in it: a digest of every file, which only a complete tag of these very file
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from gaff.checkpoint.operation import crc_digest, record_crcs
 from gaff.checkpoint.tag import TagFiles
-from gaff.checkpoint.transaction import FOLDER, begun_operation, fsync_tag, read_json, valid_records
+from gaff.checkpoint.transaction import FOLDER, begun_operation, fsync_tag, valid_records
 from gaff.errors import CheckpointError
 from gaff.files import make_directory_durably, write_json_durably
 
@@ -49,8 +50,8 @@ def why_unfinished(tag: Path, iteration: int, *, trust_times: bool = True) -> st
 
 
 def was_complete(tag: Path) -> bool:
-    """Whether a tag was found complete before, whatever it is now."""
-    return read_json(tag / FOLDER / _MARK) is not None
+    """Whether a tag was found complete before, whatever it is now, and its mark too."""
+    return (tag / FOLDER / _MARK).exists()
 
 
 def operated_files(tag: Path) -> set[str]:
@@ -71,11 +72,20 @@ def mark_complete(tag: Path) -> None:
 
 
 def _is_marked(tag: Path, files: TagFiles) -> bool:
-    marked = (read_json(tag / FOLDER / _MARK) or {}).get("files")
+    marked = _read_mark(tag)
     if not isinstance(marked, dict) or set(marked) != set(files.names):
         return False
     operated = operated_files(tag)
     return all(marked[name] == digest for name, digest in _digests(files).items() if name not in operated)
+
+
+def _read_mark(tag: Path) -> object:
+    """Digests of the files, as the mark has them; None where there is none, or a damaged one, which proves nothing."""
+    try:
+        mark = json.loads((tag / FOLDER / _MARK).read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
+    return mark.get("files") if isinstance(mark, dict) else None
 
 
 def _digests(files: TagFiles) -> dict[str, str]:

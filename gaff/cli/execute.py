@@ -84,15 +84,21 @@ def execute(
     if lock.taken_over:
         owner, silent_s = lock.taken_over.owner, round(lock.taken_over.silent_s)
         journal.write("lock_taken_over", host=owner and owner.host, pid=owner and owner.pid, silent_s=silent_s)
+    view = make_view(sys.stdout)
+
+    def notify_failed(why: str) -> None:
+        view.message(f"notify failed: {why}")
+        journal.write("notify_failed", why=why)
+
     context = RunContext(
         config=config,
         segments=plan.segments,
         directory=directory,
         run_id=run_id,
         trainer=trainer,
-        observer=make_view(sys.stdout),
+        observer=view,
         journal=journal,
-        notifier=Notifier(config.gaff.notify, directory.root, lambda why: journal.write("notify_failed", why=why)),
+        notifier=Notifier(config.gaff.notify, directory.root, notify_failed),
         deadline=deadline,
         lost=lambda: lock.lost,
         confirm=lock.confirm,

@@ -4,13 +4,13 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from typing import Any
 
 from gaff.errors import Location, Problem
-from gaff.plan.gaff_values import EXAMPLES, PARSERS, Bad, describe
-from gaff.plan.settings import GaffSettings, InitSpec
+from gaff.plan.gaff_values import EXAMPLES, PARSERS, Bad, Unknown, describe
+from gaff.plan.settings import GaffSettings, InitSpec, WatchSettings
 
 Place = Callable[[str], Location | None]
 
@@ -87,14 +87,21 @@ def _refused_key(key: str, where: Place) -> Problem | None:
     known = [item.name for item in fields(GaffSettings)]
     if key in known:
         return None
+    return _unknown("gaff", key, known, where)
+
+
+def _unknown(block: str, key: str, known: Sequence[str], where: Place) -> Problem:
     near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
     remedy = f"did you mean `{near[0]}`? else remove it" if near else f"remove it; keys are {', '.join(known)}"
-    return Problem("unknown-gaff-key", f"`gaff.{key}` is not a key of the gaff block", remedy, where(f"gaff.{key}"))
+    what = f"`{block}.{key}` is not a key of the {block.rpartition('.')[2]} block"
+    return Problem("unknown-gaff-key", what, remedy, where(f"{block}.{key}"))
 
 
 def _convert(key: str, value: Any, values: dict[str, Any], where: Place) -> Problem | None:
     try:
         values[key] = PARSERS[key](value)
+    except Unknown as unknown:
+        return _unknown(f"gaff.{key}", unknown.key, unknown.known, where)
     except Bad as expected:
         place, name = where(f"gaff.{key}"), f"gaff.{key}"
         if expected.inside is not None:
@@ -102,8 +109,16 @@ def _convert(key: str, value: Any, values: dict[str, Any], where: Place) -> Prob
             name += f".{expected.inside}" if isinstance(expected.inside, str) else ""
             value = _inside(value, expected.inside)
         what = f"`{name}` must be {expected}, not {describe(value)}"
-        return Problem("gaff-value", what, f"write `{key}: {EXAMPLES[key]}`, for example", place)
+        return Problem("gaff-value", what, f"write `{key}: {_example(key, expected.inside)}`, for example", place)
     return None
+
+
+def _example(key: str, inside: int | str | None) -> str:
+    """Of a key, or, in the block with many keys, of the one inside."""
+    if key != "watch" or not isinstance(inside, str):
+        return EXAMPLES[key]
+    default = getattr(WatchSettings(), inside)
+    return f"{{{inside}: {f'{default:g}' if isinstance(default, float) else default}}}"
 
 
 def _inside(value: Any, key: int | str) -> Any:

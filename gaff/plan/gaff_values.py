@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import MISSING, fields, replace
 from typing import Any, TypeVar, get_args
 
@@ -41,6 +41,19 @@ class Bad(Exception):
     def __init__(self, expected: str, inside: int | str | None = None) -> None:
         super().__init__(expected)
         self.inside = inside
+
+
+class Unknown(Exception):
+    """A key that a block inside the block does not have.
+
+    Attributes:
+        key: it.
+        known: those that there are.
+    """
+
+    def __init__(self, key: str, known: Collection[str]) -> None:
+        super().__init__(key)
+        self.key, self.known = key, tuple(known)
 
 
 def describe(value: object) -> str:
@@ -220,7 +233,7 @@ def _block(kind: type[_T], parsers: Mapping[str, Parser]) -> Callable[[Any], _T]
         given = {str(key).replace("-", "_"): item for key, item in value.items()}
         for key in given:
             if key not in parsers:
-                raise Bad(f"a block with the keys {', '.join(parsers)} (`{key}` is none of them)")
+                raise Unknown(key, parsers)
         lacking = [f.name for f in fields(kind) if f.default is MISSING and f.name not in given]  # type: ignore[arg-type]
         if lacking:
             raise Bad(f"a block with at least {' and '.join(lacking)}")
@@ -237,7 +250,7 @@ def _block(kind: type[_T], parsers: Mapping[str, Parser]) -> Callable[[Any], _T]
 
 _path = _text("a path")
 _policy = _word(get_args(Policy))
-_minutes, _seconds = _number("a number of minutes"), _number("a number of seconds", zero=True)
+_minutes, _seconds = _number("a number of minutes above 0"), _number("a number of seconds from 0 on", zero=True)
 _factor = _number("a number above 1", above=1.0)
 
 _WATCH: Mapping[str, Parser] = {
@@ -254,7 +267,7 @@ _WATCH: Mapping[str, Parser] = {
     "high_loss_factor": _or_never(_factor),
     "on_high_loss": _policy,
     "on_late_checkpoint": _policy,
-    "disk_factor": _or_never(_number("a number of checkpoint sizes")),
+    "disk_factor": _or_never(_number("a number of checkpoint sizes above 0")),
     "restarts": _whole(0),
     "same_iteration": _whole(1),
     "backoff_seconds": _seconds,

@@ -85,4 +85,4 @@ def keep_warnings(config: Config, segments: Sequence[Segment], found: Kept) -> I
         yield config.problem("forgotten-not-kept", "gaff.keep", what, "add `resets: true` to keep what was forgotten")
     if settings.every and all(stop % settings.every for stop in stops):
         what = f"`gaff.keep.every: {settings.every}` keeps no tag: no segment stops at a multiple of it"
-        yield config.problem("keep-every-none", "gaff.keep", what, "make it a multiple of reset_every")
+        yield config.problem("keep-every-none", "gaff.keep.every", what, "make it a multiple of reset_every")

@@ -78,11 +78,11 @@ class WatchSettings:
 
     silence_minutes: float | None = field(
         default=30.0,
-        metadata=_about(
-            "no line from the trainer for so long is a hang: its stacks are printed, it is ended; or never"
-        ),
+        metadata=_about("no line from the trainer for so long is a hang; or never"),
     )
-    on_silence: Policy = field(default="restart", metadata=_about("after a hang: warn, restart or stop"))
+    on_silence: Policy = field(
+        default="restart", metadata=_about("after a hang, the ranks' stacks in the log: warn, restart or stop")
+    )
     slow_factor: float | None = field(
         default=10.0, metadata=_about("an iteration is slow when it takes so many times the run's own median; or never")
     )
@@ -136,7 +136,7 @@ class KeepSettings:
     """
 
     newest: int | None = field(
-        default=None, metadata=_about("the so many newest, at least 1; all without any of these keys")
+        default=None, metadata=_about("so many of the newest; 1 where only the next two are given, all where none is")
     )
     every: int | None = field(default=None, metadata=_about("those whose iteration is a multiple of this"))
     resets: bool = field(default=False, metadata=_about("those in which a reset was made"))

@@ -16,6 +16,7 @@ from typing import Any
 from gaff.plan.config import Config
 from gaff.plan.neox_keys import CPU_ATTENTION, GPU_FLAGS, PATH_LISTS
 from gaff.plan.settings import Device, GaffSettings, TrainerName
+from gaff.plan.shrink_care import shrink_care
 from gaff.plan.shrink_resets import shrink_init, shrink_parameters
 from gaff.plan.shrink_schedule import ShrunkSchedule, shrink_schedule
 from gaff.plan.shrink_sentences import sentences
@@ -130,7 +131,7 @@ def shrink(
 
 def _settings(gaff: GaffSettings, target: _Target) -> GaffSettings:
     """The user's block with the small schedule; the machines it names are not this one."""
-    small = target.schedule.settings(gaff)
+    small = shrink_care(target.schedule.settings(gaff), target.schedule)
     device = target.device if target.trainer == "neox" else small.device
     return replace(small, trainer=target.trainer, device=device, container=None, environment=())
 

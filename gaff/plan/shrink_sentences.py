@@ -8,6 +8,7 @@ from typing import Any
 
 from gaff.plan.config import Config
 from gaff.plan.neox_keys import DEFAULTS, GPU_FLAGS, attention_kinds
+from gaff.plan.shrink_care import care_sentences
 from gaff.plan.typed import flag, items, mapping, pipeline, precision, tensor_parallel, zero_stage
 
 #: What is compared before and after: (key, word for it).
@@ -54,7 +55,7 @@ def sentences(config: Config, small: Config, vocab_size: int) -> tuple[str, ...]
         said.append(f"without a GPU: {', '.join(off)}")
     if config.get("fp32_allreduce"):
         said.append("fp32_allreduce left out")
-    return tuple(said)
+    return (*said, *care_sentences(config.gaff, small.gaff))
 
 
 def _short(value: object) -> str:

@@ -49,6 +49,10 @@ class Launch:
         return self.launched.text("log")
 
     @property
+    def goal(self) -> str | None:
+        return self.launched.text("goal")
+
+    @property
     def attempt(self) -> int:
         return self.launched.number("attempt") or 1
 
@@ -75,7 +79,7 @@ class History:
         resets: those that the present weights went through, oldest first.
         restarts: how many were made automatically over the whole run.
         restart, failure: the newest ``restart_planned`` and ``trainer_failed``.
-        warned: how many warnings there were over the whole run.
+        warned: how many warnings there were over the whole run, notifications that failed among them.
         warnings: the newest of them, oldest first.
         set_aside: every ``tag_set_aside``.
         stop_asked: since ``started``.
@@ -115,7 +119,7 @@ class History:
             self._segment(entry)
         elif event in ("reset_begun", "reset_done"):
             self._reset(entry)
-        elif event == "warning":
+        elif event in ("warning", "notify_failed"):  # who waits to be told in vain should see it here
             self.warned += 1
             self.warnings.append(entry)
         elif event == "trainer_failed":

@@ -10,13 +10,13 @@ from __future__ import annotations
 import os
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import TextIO, cast
 
 from gaff.plan.schedule import Reset, Segment
 from gaff.report import format as fmt
-from gaff.report.progress import Progress
+from gaff.report.progress import Phase, Progress
 from gaff.report.stream import SurvivingStream
 from gaff.trainers.contract import (
     CheckpointSaved,
@@ -29,6 +29,7 @@ from gaff.trainers.contract import (
 from gaff.trainers.faults import explain
 
 _SECONDS_BETWEEN_LINES = 2.0
+_ENDS: Mapping[str, Phase] = {"interrupted": "interrupted", "failed": "failed"}
 
 
 class LiveView(ABC):
@@ -82,11 +83,14 @@ class LiveView(ABC):
         self.progress.segment_finished(segment)
         self.progress.phase = "preparing"
 
+    def waiting(self) -> None:
+        self.progress.phase = "waiting"
+
     def message(self, text: str) -> None:
         self.say(text)
 
     def close(self, outcome: str) -> None:
-        self.progress.phase = "finished"
+        self.progress.phase = _ENDS.get(outcome, "finished")
         self.say(outcome)
 
     def _words(self, event: Event) -> str | None:

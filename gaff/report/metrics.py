@@ -9,7 +9,7 @@ nothing to load) adds nothing.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, reduce
 from pathlib import Path
@@ -20,7 +20,7 @@ from gaff.trainers.contract import ErrorLogged, Event, IterationLogged, ResumedA
 from gaff.trainers.loglines import read_log
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Point:
     """One iteration line.  ``loss`` is the mean over the iterations since the line before; None where unreadable.
 
@@ -134,26 +134,44 @@ def _resets(entries: Iterable[Entry]) -> tuple[Reset, ...]:
 
 def _attempt(run_dir: Path, entry: Entry) -> Attempt:
     segment, start = entry.number("segment") or 0, entry.number("start") or 0
-    try:
-        events: list[Event] = list(read_log(run_dir / (entry.text("log") or "")))
-    except OSError:  # not written yet, or cleaned away: the run's history then simply lacks it
-        events = []
-    resumed = next((e.iteration for e in events if isinstance(e, ResumedAt)), start)
-    lines = [e for e in events if isinstance(e, IterationLogged)]
-    points = [
-        Point(e.iteration, e.loss, e.learning_rate, e.ms_per_iteration, e.skipped, e.nan, segment)
-        for e in lines
-        if resumed == start and e.iteration > start
-    ]
+    points: dict[int, Point] = {}
+    validations: list[ValidationLogged] = []
+    errors: list[str] = []
+    resumed, total = None, None
+    for event in _events(run_dir / (entry.text("log") or "")):  # one at a time: a log can have a million
+        if isinstance(event, IterationLogged):
+            total = total or event.total
+            if event.iteration > start:
+                points[event.iteration] = _point(event, segment)
+        elif isinstance(event, ResumedAt):
+            resumed = event.iteration if resumed is None else resumed
+        elif isinstance(event, ValidationLogged):
+            validations.append(event)
+        elif isinstance(event, ErrorLogged):
+            errors.append(event.message)
+    counts = resumed is None or resumed == start
     return Attempt(
         segment=segment,
         attempt=entry.number("attempt") or 1,
         start=start,
-        points=tuple(sorted({p.iteration: p for p in points}.values(), key=lambda p: p.iteration)),
-        validations=tuple(e for e in events if isinstance(e, ValidationLogged)) if resumed == start else (),
-        errors=tuple(e.message for e in events if isinstance(e, ErrorLogged)),
-        total=lines[0].total if lines else None,
+        points=tuple(points[i] for i in sorted(points)) if counts else (),
+        validations=tuple(validations) if counts else (),
+        errors=tuple(errors),
+        total=total,
     )
+
+
+def _events(log: Path) -> Iterator[Event]:
+    """What the log says; nothing where it is not written yet, or cleaned away: the run's history then lacks it."""
+    try:
+        yield from read_log(log)
+    except OSError:
+        return
+
+
+def _point(event: IterationLogged, segment: int) -> Point:
+    figures = (event.loss, event.learning_rate, event.ms_per_iteration, event.skipped, event.nan)
+    return Point(event.iteration, *figures, segment)
 
 
 def _interval(attempts: Iterable[Attempt]) -> int | None:

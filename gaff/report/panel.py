@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The live panel on a terminal: curve, segments, speed, time left and the latest news, redrawn four times a second."""
+"""The live panel on a terminal: curve, segments, speed, time left and the latest news, redrawn once a second."""
 
 from __future__ import annotations
 
+import textwrap
 import threading
 import time
 from collections import deque
@@ -21,14 +22,18 @@ if TYPE_CHECKING:
     from rich.panel import Panel
     from rich.text import Text
 
-_NEWS_LINES = 5
+_NEWS = 5
+_LINES_EACH, _MOST_LINES = 3, 9  # of the news
 _LABEL_WIDTH = 9
 _PHASES = {
     "preparing": "preparing the next segment",
+    "waiting": "waiting to start the trainer again",
     "starting": "the trainer is starting",
     "training": "training",
     "resetting": "resetting",
     "finished": "finished",
+    "interrupted": "interrupted",
+    "failed": "failed",
 }
 
 
@@ -47,12 +52,15 @@ class PanelView(LiveView):
         super().__init__(clock)
         self._lock = threading.RLock()
         self._wall = wall
-        self._news: deque[tuple[str, str]] = deque(maxlen=_NEWS_LINES)
+        self._news: deque[tuple[str, str]] = deque(maxlen=_NEWS)
         self._console = Console(file=stream)
         self._live = Live(console=self._console, get_renderable=self._render, refresh_per_second=1)
+        self._closed = False
 
     def say(self, text: str) -> None:
         self._news.append((f"{self._wall():%H:%M:%S}", " ".join(text.split())))
+        if self._closed:  # nothing redraws any more
+            self._console.print(*self._news[-1], markup=False, highlight=False)
 
     def iteration(self, event: IterationLogged) -> None:
         return  # the next redraw shows it
@@ -93,6 +101,7 @@ class PanelView(LiveView):
             self._live.stop()  # draws once more: the panel stays on the screen
         else:
             self._console.print(outcome, markup=False, highlight=False)
+        self._closed = True
 
     def _render(self) -> Panel:
         with self._lock:
@@ -113,7 +122,7 @@ def render(progress: Progress, news: Sequence[tuple[str, str]], width: int) -> P
         *(_row(label, Text(text)) for label, text in _facts(progress)),
     ]
     if news:
-        rows += [Text(), *(Text.assemble((f"{at} ", "dim"), text) for at, text in news)]
+        rows += [Text(), *_told(news, inner)]
     for row in rows:
         row.truncate(inner, overflow="ellipsis")
         row.no_wrap = True
@@ -124,6 +133,17 @@ def _row(label: str, content: Text) -> Text:
     from rich.text import Text
 
     return Text.assemble((label.ljust(_LABEL_WIDTH), "dim"), content)
+
+
+def _told(news: Sequence[tuple[str, str]], width: int) -> list[Text]:
+    """The latest news, each in up to three lines: what a restart or a warning says last matters as well."""
+    from rich.text import Text
+
+    rows = []
+    for at, text in news:
+        lines = textwrap.wrap(text, width - len(at) - 1, max_lines=_LINES_EACH, placeholder=" …") or [""]
+        rows += [Text.assemble((at if not n else " " * len(at), "dim"), " ", line) for n, line in enumerate(lines)]
+    return rows[-_MOST_LINES:]
 
 
 def _title(progress: Progress) -> str:

@@ -18,7 +18,7 @@ from typing import Literal
 from gaff.plan.schedule import Reset, Segment
 from gaff.trainers.contract import Event, IterationLogged, ResumedAt
 
-Phase = Literal["preparing", "starting", "training", "resetting", "finished"]
+Phase = Literal["preparing", "waiting", "starting", "training", "resetting", "finished", "interrupted", "failed"]
 
 _SPEED_LINES = 20  # the median of so many lines: the first line after each start is slow
 _MAX_CURVE = 4096

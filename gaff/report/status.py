@@ -46,7 +46,8 @@ class StatusReader:
 
     def __init__(self, run_dir: Path, *, patient: bool = True) -> None:
         if not any((run_dir / name).is_file() for name in _SIGNS):
-            what = "is no run directory: it has no run.json"
+            why = "it has no run.json" if run_dir.is_dir() else "there is no such directory"
+            what = f"is no run directory: {why}"
             raise InputError(Problem("no-run", what, "name one, as runs/NAME", Location(str(run_dir))))
         self._run_dir = run_dir
         self._patient = patient
@@ -136,8 +137,8 @@ def _segment(found: Standing) -> dict[str, Any] | None:
         return None
     launch = found.launches[-1]
     segment = segment_of(launch, found.segments)
-    about = {"number": segment.number, "of": len(found.segments) or None}
-    return {**about, "start": segment.start, "stop": segment.stop, "attempt": launch.attempt}
+    about = {"number": segment.number, "of": len(found.segments) or None, "start": segment.start, "stop": segment.stop}
+    return {**about, "attempt": launch.attempt, "until": launch.launched.number("stop"), "goal": launch.goal}
 
 
 def _training(found: Standing) -> dict[str, Any]:
@@ -236,8 +237,10 @@ def _tail(run_dir: Path, launch: Launch, log_interval: int | None) -> LogTail:
 
 
 def _warning(entry: Entry) -> dict[str, Any]:
-    about = {"id": entry.text("id"), "what": entry.text("what"), "iteration": entry.number("iteration")}
-    return {"time": _iso(entry.time), **about, "policy": entry.text("policy")}
+    about = {"id": entry.text("id"), "what": entry.text("what")}
+    if entry.event == "notify_failed":
+        about = {"id": "notify-failed", "what": f"notify failed: {entry.text('why')}"}
+    return {"time": _iso(entry.time), **about, "iteration": entry.number("iteration"), "policy": entry.text("policy")}
 
 
 def _set_aside(history: History, place: Path) -> dict[str, Any]:

@@ -15,6 +15,7 @@ _UNFINISHED = 3
 _REASON_WIDTH = 160
 _SILENT_S = 60.0
 _AGAIN = "the same command carries on"
+_GOALS = {"measure": "to know the speed", "walltime": "as the walltime allows"}
 _STATES = {
     "not started": "not started",
     "running": "running",
@@ -72,7 +73,7 @@ def _rows(status: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if status["state"] != "running":  # else the newest is being written
         yield from _unfinished(status["checkpoint"]["unfinished"])
     yield "restarts", _restarts(status)
-    yield "time limit", _at(status["time_limit"])
+    yield "time limit", _limit(status)
     yield from _warnings(status["warnings"])
     for entry in status["set_aside"]:
         yield "set aside", f"{entry['place']}" + (f" ({entry['why']})" if entry["why"] else "")
@@ -109,7 +110,9 @@ def _segment(status: Mapping[str, Any]) -> str:
         return ""
     of = f" of {segment['of']:,}" if segment["of"] else ""
     again = f", attempt {segment['attempt']}" if segment["attempt"] > 1 else ""
-    return f"{segment['number']:,}{of}: iterations {segment['start'] + 1:,} to {segment['stop']:,}{again}"
+    early = _GOALS.get(segment["goal"]) if status["state"] == "running" else None
+    until = f", now until {segment['until']:,} {early}" if early and segment["until"] else ""
+    return f"{segment['number']:,}{of}: iterations {segment['start'] + 1:,} to {segment['stop']:,}{again}{until}"
 
 
 def _counts(status: Mapping[str, Any]) -> list[str]:
@@ -127,17 +130,27 @@ def _resets(status: Mapping[str, Any]) -> str:
         when = f", {_at(last['time'])} ({_ago(last['time'], status)})" if last["time"] else ""
         parts.append(f"last after iteration {last['iteration']:,}{when}")
     if following:
-        left = following["iteration"] - status["iteration"]
+        left = following["iteration"] - _goes_on_from(status)
         parts.append(f"next after iteration {following['iteration']:,}" + (f", in {left:,}" if left > 0 else ", due"))
     return " · ".join(parts)
 
 
+def _goes_on_from(status: Mapping[str, Any]) -> int:
+    """The last iteration of which the next one knows: what is lost will be trained again."""
+    last = status["restarts"]["last"]
+    again = last["from_iteration"] if last and status["phase"] == "waiting to restart" else None
+    return int(status["iteration"] if again is None else again)
+
+
 def _checkpoint(status: Mapping[str, Any]) -> str:
     iteration = status["checkpoint"]["iteration"]
-    if not iteration:
-        return "" if status["state"] == "not started" else "none yet"
-    text, beyond = f"iteration {iteration:,} is safe", status["iteration"] - iteration
-    return f"{text}, {fmt.count(beyond, 'iteration')} beyond it are not" if beyond else text
+    beyond = status["iteration"] - iteration
+    lost = f"{fmt.count(beyond, 'iteration')} {{}}{'is' if beyond == 1 else 'are'} not" if beyond else ""
+    if iteration:
+        return ", ".join(filter(None, (f"iteration {iteration:,} is safe", lost.format("beyond it "))))
+    if status["state"] == "not started":
+        return ""
+    return f"none yet, {lost.format('')} safe" if lost else "none yet"
 
 
 def _unfinished(found: Mapping[str, str]) -> Iterator[tuple[str, str]]:
@@ -158,6 +171,11 @@ def _restarts(status: Mapping[str, Any]) -> str:
     if status["phase"] == "waiting to restart" and last["launch_at"]:
         text += f", launching in {fmt.duration(max(0.0, _seconds(status['time'], last['launch_at'])))}"
     return f"{text}: {_short(last['why'])}" if last["why"] else text
+
+
+def _limit(status: Mapping[str, Any]) -> str:
+    end = status["time_limit"]
+    return f"{_at(end)}, in {fmt.clock(max(0.0, _seconds(status['time'], end)))}" if end else ""
 
 
 def _warnings(warnings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -201,7 +219,8 @@ def _at(time: str | None) -> str:
 
 def _ago(time: str, status: Mapping[str, Any]) -> str:
     """How long before the status was read; the clocks of two machines can differ."""
-    return f"{fmt.duration(max(0.0, _seconds(time, status['time'])))} ago"
+    seconds = _seconds(time, status["time"])
+    return f"{fmt.duration(seconds)} ago" if seconds >= 1 else "just now"
 
 
 def _seconds(begin: str, end: str) -> float:

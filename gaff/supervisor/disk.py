@@ -34,7 +34,8 @@ def check_room(save: Path, config: Config, start: int, saves: int) -> None:
     remedy = "make room, or let `gaff: keep` delete older ones, and run the same command again"
     waste = size_of(save / SET_ASIDE)
     if waste:
-        remedy = f"make room ({SET_ASIDE}/ holds {_gigabytes(waste)} of tags that were not whole) and run it again"
+        unused = f"{SET_ASIDE}/ holds {_gigabytes(waste)} of tags that are not used"
+        remedy = f"make room ({unused}), and run the same command again"
     raise GaffError(Problem("disk-full", what, remedy, Location(str(save))))
 
 

@@ -4,8 +4,13 @@
 from __future__ import annotations
 
 import errno
+import os
+from collections.abc import Iterable
 
 from gaff.errors import GaffError, Interrupted, Location, Problem
+from gaff.supervisor.failures import safe_words
+from gaff.supervisor.journal import Entry
+from gaff.supervisor.ownership import SAVE_MARK
 from gaff.supervisor.run_context import RunContext
 
 
@@ -21,10 +26,36 @@ def confirm_lock(run: RunContext) -> None:
         raise GaffError(Problem("lock-lost", lost, "leave the run to it", where))
 
 
+def confirm_save(run: RunContext) -> None:
+    """Make sure that ``save`` is what it was when the run was opened, and not an empty mount point.
+
+    Raises:
+        GaffError: the mark that was left in it is gone.
+    """
+    if not (run.directory.save / SAVE_MARK).exists():
+        what = f"its {SAVE_MARK} is gone, so this is not the directory that the run was saving to"
+        remedy = "mount it or move it back, and run the same command again to carry on"
+        raise GaffError(Problem("save-gone", what, remedy, Location(str(run.directory.save))))
+
+
+def refuse_to_begin_anew(run: RunContext, earlier: Iterable[Entry]) -> None:
+    """Make sure that a run without any checkpoint never had one, as far as its journal tells.
+
+    Raises:
+        GaffError: it had, and nothing at all is left: an empty mount point, say.  Who moves a tag away leaves `latest`.
+    """
+    save = run.directory.save
+    reached = max((entry.number("iteration") or 0 for entry in earlier if entry.event == "segment_done"), default=0)
+    if reached and set(os.listdir(save)) <= {SAVE_MARK}:
+        what = f"is empty, and this run had come to iteration {reached}"
+        remedy = "mount it or restore a checkpoint; to train from the beginning, name another --run-dir"
+        raise GaffError(Problem("checkpoints-gone", what, remedy, Location(str(save))))
+
+
 def interrupted(what: str, iteration: int) -> Interrupted:
     """It was stopped from outside, and the same command carries on after ``iteration``."""
-    safe = f"{what}; iteration {iteration} is safe"
-    return Interrupted(Problem("interrupted", safe, "run the same command again to carry on"))
+    words = f"{what}; {safe_words(iteration)}"
+    return Interrupted(Problem("interrupted", words, "run the same command again to carry on"))
 
 
 def system_error(error: OSError) -> GaffError:

@@ -75,7 +75,8 @@ class Failure:
     @property
     def error(self) -> GaffError:
         """What to raise where it is not tried again: :class:`Interrupted` where the same command carries on."""
-        return Interrupted(self.problem) if self.killed else TrainerError(self.problem)
+        resumable = self.killed and self.course is not Course.LASTING  # srun kills the ranks of one that raised
+        return Interrupted(self.problem) if resumable else TrainerError(self.problem)
 
     @property
     def kind(self) -> str:
@@ -101,7 +102,8 @@ def failure(ended: Ended, watch: Watch) -> Failure:
     known = course(watch.error.message) if watch.error else Course.UNKNOWN
     killer = killed_by(ended.code)
     if killer:
-        return failed(_killed(ended, watch, f"the trainer was killed by {killer}"), killed=True, course=known)
+        when = f" after iteration {watch.iteration}" if trained else ""
+        return failed(_killed(ended, watch, f"the trainer was killed by {killer}{when}"), killed=True, course=known)
     silent = watch.error is None or weigh(watch.error.message) is Weight.HINT
     if ended.code == 0 and trained and silent and not watch.stopped:
         # GPT-NeoX's deepy.py returns 0 when the launcher below it is killed (contract, section 1.6).
@@ -122,9 +124,8 @@ def killed_by(code: int) -> str | None:
 
 def _alarmed(ended: Ended, alarm: Alarm) -> Problem:
     remedy = _WATCHDOGS.get(alarm.id, _READ_THE_LOG)
-    return Problem(
-        f"watchdog-{alarm.id}", f"{alarm.what}: the trainer was ended{_safe(ended)}", remedy, Location(str(ended.log))
-    )
+    what = f"{alarm.what}, so the trainer was ended{_safe(ended)}"
+    return Problem(f"watchdog-{alarm.id}", what, remedy, Location(str(ended.log)))
 
 
 def _killed(ended: Ended, watch: Watch, what: str) -> Problem:
@@ -145,8 +146,13 @@ def _hung(ended: Ended, watch: Watch, finding: Finding) -> Problem:
     return Problem("trainer-silent", what, finding.remedy, where, finding.lines[:_MAX_PLACES])
 
 
+def safe_words(iteration: int) -> str:
+    """What is not lost, in a clause: ``iteration`` is the newest that has a whole checkpoint, 0 for none."""
+    return f"iteration {iteration} is safe" if iteration else "no checkpoint is written yet"
+
+
 def _safe(ended: Ended) -> str:
-    return "" if ended.safe is None else f"; iteration {ended.safe} is safe"
+    return "" if ended.safe is None else f"; {safe_words(ended.safe)}"
 
 
 def _no_checkpoint(ended: Ended, watch: Watch) -> Problem:

@@ -29,6 +29,7 @@ import psutil
 
 GRACE_S = 10.0  # for ranks to end by themselves after SIGTERM, before SIGKILL
 _LINGER_S = 3.0  # for helpers (data loader workers) to go once the command has ended
+_BREATH_S = 0.02  # between two rounds of killing what hangs in the kernel
 _DYING_S = 30.0  # for what SIGKILL was sent to; what hangs in the kernel longer is left to it
 
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36  # linux/prctl.h
@@ -53,6 +54,7 @@ def guard(lifeline: int, command: list[str]) -> int:
             os.read(wake_read, 4096)
         if lifeline in readable:  # end of file: the supervisor is dead
             _kill(_descendants())
+            time.sleep(_BREATH_S)
         elif told_to_stop:
             _stop(child)
         _reap(child.pid)
@@ -83,7 +85,7 @@ def _end_leftovers() -> None:
     while (left := _descendants()) and time.monotonic() < deadline:
         _kill(left)
         _reap(0)
-        time.sleep(0.02)
+        time.sleep(_BREATH_S)
 
 
 def _descendants() -> list[psutil.Process]:

@@ -16,6 +16,7 @@ from gaff.plan.estimates import tags
 from gaff.supervisor import progress
 from gaff.supervisor.child import Child, clean_up, end_leftovers
 from gaff.supervisor.disk import check_room
+from gaff.supervisor.endings import confirm_lock
 from gaff.supervisor.failures import Ended, Failure, failure
 from gaff.supervisor.follow import follow
 from gaff.supervisor.ports import ReservedPort, reserve_port
@@ -73,7 +74,8 @@ def launch(run: RunContext, train: Train, piece: Piece) -> Outcome:
     """Train from the newest tag to the end of the piece.
 
     Raises:
-        GaffError: there is no room for the checkpoint, or something that no other launch would mend.
+        GaffError: there is no room for the checkpoint, the run is another supervisor's by now, or something is wrong
+            that no other launch would mend.
     """
     segment, start = train.segment, train.start
     saves = saves_of(run, start, piece.stop)
@@ -87,8 +89,8 @@ def launch(run: RunContext, train: Train, piece: Piece) -> Outcome:
 
     def told(reason: str, waits_for: int | None) -> None:
         run.journal.write("stop_asked", signal=reason, waits_for=waits_for)
-        until = f"; waiting for the checkpoint at iteration {waits_for}" if waits_for is not None else ""
-        run.observer.message(f"stopping: {reason}{until}")
+        until = "no checkpoint comes in time" if waits_for is None else f"after the checkpoint at iteration {waits_for}"
+        run.observer.message(f"stopping: {reason}; {until}")
 
     stopping = Stopping(run.signals, watched, run.pace, saves, run.directory.save, run.deadline, run.lost, told)
     with _reserved_port(run) as port:
@@ -113,6 +115,7 @@ def launch(run: RunContext, train: Train, piece: Piece) -> Outcome:
         expect_stop(run.directory.save, run.run_id, piece.stop)
         with _ended(prepared, run):
             code = _run(run, train, prepared, log, watch, stopping, dogs)
+    confirm_lock(run)
     outcome = _judge(run, piece, code, watch, stopping, log)
     if isinstance(outcome, Done):
         if code:
@@ -170,7 +173,8 @@ def end_what_is_left(run: RunContext) -> None:
     left_behind = end_leftovers(run.run_id)
     if left_behind:
         run.journal.write("leftovers_killed", processes=left_behind)
-        run.observer.message(f"ended {len(left_behind)} processes that were left behind")
+        many = "a process that was" if len(left_behind) == 1 else f"{len(left_behind)} processes that were"
+        run.observer.message(f"ended {many} left behind")
 
 
 def _judge(run: RunContext, piece: Piece, code: int, watch: Watch, stopping: Stopping, log: Path) -> Outcome:
@@ -181,7 +185,7 @@ def _judge(run: RunContext, piece: Piece, code: int, watch: Watch, stopping: Sto
     safe = progress.judge(save).iteration
     if safe == piece.stop and not _is_spoilt(watch):
         return Done()
-    if stopping.reason:
+    if stopping.reason and not _is_spoilt(watch):  # else the next supervisor would go on from such weights
         return Stopped(stopping.reason, safe)
     spoilt = watch.alarm.facts.get("finite_until") if watch.alarm and _is_spoilt(watch) else None
     finite_until = None if spoilt is None else int(spoilt)
@@ -216,6 +220,7 @@ def _journal_end(run: RunContext, train: Train, code: int, seconds: float, watch
         seconds=round(seconds, 3),
         iteration=watch.iteration,
         ms_per_iteration=None if speed is None else round(speed * 1000, 3),
+        mean_ms=None if run.pace.mean_s is None else round(run.pace.mean_s * 1000, 3),
         start_s=_rounded(run.pace.start_s),
         end_s=_rounded(run.pace.end_s),
     )

@@ -19,7 +19,7 @@ from gaff import __version__
 from gaff.errors import GaffError, InputError, Interrupted, Problem
 from gaff.supervisor import progress, retention
 from gaff.supervisor.child import RUN_ID
-from gaff.supervisor.endings import confirm_lock, system_error
+from gaff.supervisor.endings import confirm_lock, confirm_save, refuse_to_begin_anew, system_error
 from gaff.supervisor.journal import read_entries
 from gaff.supervisor.launch import end_what_is_left
 from gaff.supervisor.operations import finish_surgery, forget, restart_schedule
@@ -109,7 +109,9 @@ class Supervisor:
         run.pace.seed(earlier)
         run.history.seed(earlier)
         self._training.told_resets |= {entry.number("reset") for entry in earlier if entry.event == "reset_done"}
-        done = progress.judge(run.directory.save).iteration
+        done = self._training.safe = progress.judge(run.directory.save).iteration
+        if not done:
+            refuse_to_begin_anew(run, earlier)
         retention.mark_expected(run.directory.save, run.run_id, done)
         run.journal.write(
             "run_started",
@@ -140,6 +142,7 @@ class Supervisor:
                     tidied=self._care.tidied,
                 )
                 confirm_lock(run)
+                confirm_save(run)
                 if isinstance(step, Finished):
                     self._care.prune(step.iteration)
                     return step.iteration
@@ -162,11 +165,19 @@ class Supervisor:
         elif isinstance(step, FinishSurgery):
             finish_surgery(run, step.iteration)
         elif isinstance(step, Examine):
+            self._leave_where_asked(step.iteration)
             self._care.examine(step.iteration)
         elif isinstance(step, Forget):
+            self._leave_where_asked(step.reset.iteration)
             forget(run, step.reset)
             self._training.told_resets.add(step.reset.number)
         elif isinstance(step, RestartSchedule):
+            self._leave_where_asked(step.reset.iteration)
             restart_schedule(run, step.reset)
         elif isinstance(step, Refuse):
             raise GaffError(step.problem)
+
+    def _leave_where_asked(self, iteration: int) -> None:
+        """What takes a while is left to the next call where a signal has come."""
+        self._training.safe = iteration
+        self._training.stop_where_asked(iteration)

@@ -42,6 +42,10 @@ class Observer(Protocol):
         """The segment's last checkpoint is there and whole."""
         ...
 
+    def waiting(self) -> None:
+        """The launch failed; the next one comes after a while."""
+        ...
+
     def message(self, text: str) -> None:
         """Anything else that a person should know; one line."""
         ...
@@ -70,6 +74,9 @@ class NullObserver:
         return
 
     def segment_finished(self, segment: Segment) -> None:
+        return
+
+    def waiting(self) -> None:
         return
 
     def message(self, text: str) -> None:

@@ -23,18 +23,27 @@ class Pace:
 
     Attributes:
         start_s: seconds from a launch to the begin of its first iteration; None until measured.
-        iteration_s: seconds of one iteration; None until measured.
+        iteration_s: seconds of one iteration, the median of the newest lines; None until measured.
+        mean_s: seconds of an iteration over a whole launch, pauses between lines included, in the slowest of the newest
+            launches; None until measured.  A long launch takes this, not the median.
         end_s: seconds from a launch's last iteration to its end, the checkpoint written; None until measured.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._speeds: deque[float] = deque(maxlen=_LINES)
+        self._means: deque[float] = deque(maxlen=_LAUNCHES)
         self._starts: deque[float] = deque(maxlen=_LAUNCHES)
         self._ends: deque[float] = deque(maxlen=_LAUNCHES)
         self._launched_at = self._line_at = clock()
         self._iteration = self._started_from = self._stop = 0
         self._lines = 0
+        self._first: tuple[float, int] | None = None
+        self._span_s, self._span = 0.0, 0
+
+    @property
+    def mean_s(self) -> float | None:
+        return max(self._means, default=None)
 
     @property
     def start_s(self) -> float | None:
@@ -54,6 +63,7 @@ class Pace:
             if entry.event == "segment_exited":
                 for name, held, unit in (
                     ("ms_per_iteration", self._speeds, 1000.0),
+                    ("mean_ms", self._means, 1000.0),
                     ("start_s", self._starts, 1.0),
                     ("end_s", self._ends, 1.0),
                 ):
@@ -65,14 +75,20 @@ class Pace:
         """An event of the launch."""
         if not isinstance(event, IterationLogged) or event.iteration <= self._iteration:
             return
-        self._line_at, gap = self._clock(), event.iteration - self._iteration
-        self._iteration = event.iteration
+        now, gap = self._clock(), event.iteration - self._iteration
+        if self._lines:
+            self._span_s, self._span = self._span_s + now - self._line_at, self._span + gap
+        self._line_at, self._iteration = now, event.iteration
         self._lines += 1
+        if self._lines == 1:
+            self._first = self._line_at - self._launched_at, gap
         if event.ms_per_iteration is None:
             return
         speed = event.ms_per_iteration / 1000
-        if self._lines == 1:
-            self._starts.append(max(0.0, self._line_at - self._launched_at - gap * speed))
+        if self._first is not None:  # with the second line's speed, where the first tells none that is right
+            took, iterations = self._first
+            self._starts.append(max(0.0, took - iterations * speed))
+            self._first = None
         if self._lines > 1 or not self._speeds:  # the first one warms up
             self._speeds.append(speed)
 
@@ -82,14 +98,26 @@ class Pace:
         self._started_from = self._iteration = start
         self._stop = stop
         self._lines = 0
+        self._first = None
+        self._span_s, self._span = 0.0, 0
 
     def ended(self) -> None:
         """The launch ended after its stop, having saved there."""
-        now = self._clock()
-        if self._iteration >= self._stop:
-            self._ends.append(now - self._line_at)
-        elif not self._speeds:  # it logged nothing: all of its time counts as iterations', which is on the safe side
-            self._speeds.append((now - self._launched_at) / max(1, self._stop - self._started_from))
+        now, speed = self._clock(), self.iteration_s
+        if self._span:
+            self._means.append(self._span_s / self._span)
+        if not self._lines:
+            self._bound((now - self._launched_at) / max(1, self._stop - self._started_from))
+        elif speed is not None:
+            self._ends.append(max(0.0, now - self._line_at - (self._stop - self._iteration) * speed))
+
+    def _bound(self, speed: float) -> None:
+        """A launch logged nothing: all of its time counts as iterations', which is on the safe side."""
+        known = self.iteration_s
+        if known is None or speed < known:
+            self._speeds.clear()
+            self._speeds.append(speed)
+        if not self._starts:
             self._starts.append(0.0)
 
     def seconds_to(self, iteration: int) -> float | None:
@@ -105,8 +133,8 @@ class Pace:
 
         With a margin for what varies.  None when the speed is not known.
         """
-        speed = self.iteration_s
-        if speed is None:
+        if self.iteration_s is None:
             return None
+        speed = max(self.iteration_s, self.mean_s or 0.0)
         left = seconds - (self.start_s or 0.0) * _SPEED_MARGIN - (self.end_s or 0.0) * _END_MARGIN * saves
         return max(0, math.floor(left / (speed * _SPEED_MARGIN))) if speed > 0 else 0

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gaff.checkpoint.completeness import mark_complete, why_unfinished
-from gaff.checkpoint.tag import TAG_NAME, tag_name
+from gaff.checkpoint.tag import TAG_NAME, TagFiles, tag_name
 from gaff.checkpoint.transaction import valid_records
 from gaff.errors import Location, Problem
 from gaff.files import fsync_directory, make_directory_durably, remove_durably, write_durably
@@ -36,8 +36,16 @@ class Progress:
 
 
 def tags(save: Path) -> list[int]:
-    """Iterations of all tag directories in ``save``, ascending."""
-    found = (TAG_NAME.fullmatch(p.name) for p in save.glob("global_step*") if p.is_dir())
+    """Iterations of all tag directories in ``save``, ascending; none where there is no such directory.
+
+    Raises:
+        OSError: it cannot be listed.  (``Path.glob`` lists nothing then, from Python 3.13 on.)
+    """
+    try:
+        with os.scandir(save) as entries:
+            found = [TAG_NAME.fullmatch(entry.name) for entry in entries if entry.is_dir()]
+    except FileNotFoundError:
+        return []
     return sorted(int(m[1]) for m in found if m)
 
 
@@ -89,7 +97,10 @@ def missed_reset(save: Path, segments: Sequence[Segment], iteration: int) -> Res
     before = [s.reset for s in segments if s.reset and s.reset.iteration < iteration]
     if not before or before[-1].iteration not in tags(save):
         return None
-    done = valid_records(save / tag_name(before[-1].iteration))
+    tag = save / tag_name(before[-1].iteration)
+    if TagFiles(tag).problems():
+        return None  # what is damaged or thinned out since, as by who needed room, tells nothing
+    done = valid_records(tag)
     made = {r.operation.about["reset"] for r in done if r.operation.kind == "reset"}
     return None if before[-1].number in made else before[-1]
 

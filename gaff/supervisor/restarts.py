@@ -39,6 +39,12 @@ class Restarts:
         self._count = 0
         self._last: tuple[int, str] | None = None
         self._same = 0
+        self._has_trained = False
+
+    def reached(self, safe: int) -> None:
+        """There is a whole checkpoint of iteration ``safe``."""
+        if safe > self._safe:
+            self._safe, self._count, self._last, self._same = safe, 0, None, 0
 
     def after(self, failed: Failure, safe: int) -> Restart | GaffError:
         """What follows on a failure.
@@ -50,13 +56,12 @@ class Restarts:
         Returns:
             When to launch again, or the error to end the run with.
         """
-        if safe > self._safe:
-            self._safe, self._count, self._last, self._same = safe, 0, None, 0
+        self.reached(safe)
         self._note(failed)
         settings = self._settings
         if settings.restarts == 0 or failed.final or failed.course is Course.LASTING:
             return failed.error
-        if not safe and not failed.trained and not failed.killed and failed.course is not Course.PASSING:
+        if not safe and not self._has_trained and not failed.killed and failed.course is not Course.PASSING:
             return failed.error  # nobody has seen this config run yet
         if self._same >= settings.same_iteration:
             return _ended(failed, f"for the {_ordinal(self._same)} time in a row after iteration {failed.iteration}")
@@ -77,6 +82,7 @@ class Restarts:
 
     def _note(self, failed: Failure) -> None:
         """Count what looks like the same fault at the same place; what passes by itself may come back there."""
+        self._has_trained = self._has_trained or failed.trained
         if failed.course is Course.PASSING or (failed.killed and not failed.trained):
             self._last, self._same = None, 0
             return

@@ -14,7 +14,8 @@ the newest tag is not whole                 killed while saving; files  :class:`
 ``latest`` names another tag, or none       killed while saving or      :class:`MendLatest`
                                             between any two steps
 the newest tag has an intent, no record     killed in surgery           :class:`FinishSurgery`
-the newest tag was not read by this process  a new supervisor            :class:`Examine`
+the newest tag was not read by this process  a new supervisor, or a      :class:`Examine`
+                                            launch from it that failed
 a reset was passed over                     tags brought from elsewhere  :class:`Refuse`
 the newest tag is due for a reset           killed after the save       :class:`Forget`
 it is reset, its schedule is not            killed after the reset      :class:`RestartSchedule`
@@ -157,10 +158,10 @@ def next_step(
     tag = save / tag_name(now.iteration)
     if now.iteration and begun_operation(tag) is not None:
         return FinishSurgery(now.iteration)
-    if now.iteration == segments[-1].stop:
-        return Finished(now.iteration)
     if now.iteration and now.iteration not in examined:
         return Examine(now.iteration)
+    if now.iteration == segments[-1].stop:
+        return Finished(now.iteration)
     return _onward(save, segments, now.iteration, restarts_schedule)
 
 

@@ -108,8 +108,15 @@ class Stopping:
 
     def _is_about_to_end(self, iteration: int) -> bool:
         """Only the checkpoint of its own stop is left to be written, and there are some seconds for it."""
-        own = self._saves[-1] if self._saves else None
-        return own is not None and iteration >= own and self._deadline is not None and self._deadline.left_s > _LAST_S
+        if not self._saves or self._deadline is None or self._deadline.left_s <= _LAST_S:
+            return False
+        own = self._saves[-1]
+        if iteration >= own:
+            return True
+        try:  # its iteration is logged only where it is a multiple of log_interval
+            return self._save is not None and (self._save / tag_name(own)).is_dir()
+        except OSError:
+            return False
 
     def _allowed_s(self) -> float:
         return self._settings.warning_seconds if self._signals.warned else self._settings.grace_seconds

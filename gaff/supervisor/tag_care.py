@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from gaff.checkpoint.surgery.perform import alone
 from gaff.checkpoint.tag import tag_name
 from gaff.checkpoint.verify import why_damaged
 from gaff.errors import GaffError
@@ -39,7 +40,8 @@ class TagCare:
         tag = self.run.directory.save / tag_name(iteration)
         if size_of(tag) >= _LARGE:
             self.run.observer.message(f"reading {tag.name} to see that it is undamaged")
-        why = why_damaged(tag)
+        with alone(tag):  # bytes that somebody operates on meanwhile are no damage
+            why = why_damaged(tag)
         if why is None:
             self.examined.add(iteration)
         else:
@@ -55,15 +57,26 @@ class TagCare:
     def set_aside(self, iteration: int, why: str) -> None:
         run = self.run
         place = progress.set_aside(run.directory.save, iteration)
+        self.examined.discard(iteration)  # another of that name may come
         run.journal.write("tag_set_aside", iteration=iteration, why=why, place=str(place))
-        run.observer.message(f"{tag_name(iteration)} {why}: set aside as {place.name}, an earlier tag is used")
+        earlier = max((i for i in progress.tags(run.directory.save) if 0 < i < iteration), default=None)
+        then = "the run begins anew" if earlier is None else f"{tag_name(earlier)} is next"
+        run.observer.message(f"{tag_name(iteration)} {why}: set aside as {place.name}, {then}")
 
     def set_spoilt_aside(self, finite_until: int | None) -> None:
-        """Tags that may hold weights which are no numbers."""
-        if finite_until is not None:
-            for iteration in progress.tags(self.run.directory.save):
-                if iteration > finite_until:
-                    self.set_aside(iteration, "was written when the loss was no finite number")
+        """Tags that may hold weights which are no numbers.
+
+        Raises:
+            GaffError: no other is left of a run whose loss once was a number (``keep`` has deleted them).
+        """
+        save, why = self.run.directory.save, "was written when the loss was no finite number"
+        if finite_until is None:
+            return
+        spoilt = [iteration for iteration in progress.tags(save) if iteration > finite_until]
+        if finite_until and spoilt and not any(0 < other <= finite_until for other in progress.tags(save)):
+            raise GaffError(progress.nothing_left(save, spoilt[-1], why))
+        for iteration in spoilt:
+            self.set_aside(iteration, why)
 
     def prune(self, newest: int) -> None:
         """Delete what the config does not keep, now that the newest tag is whole and operated on."""

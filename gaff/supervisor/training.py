@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from gaff.errors import GaffError, Problem
 from gaff.supervisor import progress
-from gaff.supervisor.endings import confirm_lock, interrupted, system_error
+from gaff.supervisor.endings import interrupted, system_error
 from gaff.supervisor.launch import Failed, Stopped, launch, saves_of
 from gaff.supervisor.operations import tell_operations_by_hand, tell_reset
 from gaff.supervisor.restarts import Restart, Restarts
@@ -27,11 +27,13 @@ class Training:
 
     Attributes:
         told_resets: numbers of the resets that the journal tells of.
+        safe: the newest iteration that is known to have a whole checkpoint.
     """
 
     run: RunContext
     care: TagCare
     told_resets: set[int | None] = field(default_factory=set)
+    safe: int = 0
 
     def __post_init__(self) -> None:
         self._restarts = Restarts(self.run.config.gaff.watch)
@@ -39,15 +41,17 @@ class Training:
     def train(self, step: Train) -> None:
         """One launch, and what follows on its end."""
         run = self.run
+        self.safe = step.start
+        self._restarts.reached(step.start)
         due = progress.reset_due(run.segments, step.start)
         if due:
             if due.number not in self.told_resets:
                 self.told_resets.add(due.number)
                 tell_reset(run, due)
             tell_operations_by_hand(run, due)
-        self._stop_where_asked(step.start)
+        self.stop_where_asked(step.start)
         self.care.prune(step.start)
-        self._stop_where_asked(step.start)
+        self.stop_where_asked(step.start)
         piece = choose_piece(
             step.segment,
             step.start,
@@ -60,13 +64,13 @@ class Training:
             raise interrupted("the end of the walltime is too near for another iteration", step.start)
         outcome = launch(run, step, piece)
         if isinstance(outcome, Stopped):
-            confirm_lock(run)
             raise interrupted(f"stopped by {outcome.reason}", outcome.iteration)
         if isinstance(outcome, Failed):
             self.care.examined.discard(outcome.safe)
             self.care.set_spoilt_aside(outcome.finite_until)
             self._restart(outcome)
             return
+        self.safe = piece.stop
         self.care.examined.add(piece.stop)  # written and judged under this supervisor's eyes
         if piece.stop == step.segment.stop:
             run.journal.write("segment_done", segment=step.segment.number, iteration=piece.stop, **run.history.losses)
@@ -80,6 +84,7 @@ class Training:
         Raises:
             GaffError: no further launch is due.
         """
+        self.safe = failed.safe
         run, what = self.run, failed.failure
         run.journal.write(
             "trainer_failed",
@@ -93,6 +98,7 @@ class Training:
         follows = self._restarts.after(what, failed.safe)
         if isinstance(follows, GaffError):
             raise follows
+        self.stop_where_asked(failed.safe)
         run.journal.write(
             "restart_planned",
             number=follows.number,
@@ -114,24 +120,28 @@ class Training:
             raise error
         problem = system_error(error).problems[0]
         with contextlib.suppress(OSError):  # the journal may lie on it
-            self.run.warn("system", problem.what, 0, where=str(error.filename or ""))
-        self._wait(follows.delay_s, 0)
+            self.run.warn("system", problem.what, self.safe, where=str(error.filename or ""))
+        self._wait(follows.delay_s, self.safe)
 
     def _tell_restart(self, problem: Problem, follows: Restart, safe: int) -> None:
         run = self.run
         wait = f" in {follows.delay_s:g} s" if follows.delay_s else ""
         told = f"{problem.what}; restart {follows.number} of {follows.of} from iteration {safe}{wait}"
         run.observer.message(told)
+        run.observer.waiting()
         run.notifier.tell("warning", told, safe)
 
     def _wait(self, seconds: float, safe: int) -> None:
+        deadline = self.run.deadline
+        if deadline is not None and deadline.usable_s <= seconds:
+            raise interrupted("the end of the walltime comes before another try", safe)
         until = time.monotonic() + seconds
         while time.monotonic() < until:
-            self._stop_where_asked(safe)
+            self.stop_where_asked(safe)
             self.run.notifier.tick()
             time.sleep(min(_WAIT_S, seconds))
 
-    def _stop_where_asked(self, iteration: int) -> None:
+    def stop_where_asked(self, iteration: int) -> None:
         """Nothing is running: any signal ends the run here.
 
         Raises:

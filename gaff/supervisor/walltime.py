@@ -20,6 +20,7 @@ _RESERVE_S = 5.0  # to end in, and to write the report
 _RESERVE_SHARE = 0.02  # of the time that is left; 29 minutes of a day are well spent on not losing an hour
 _MOST_RESERVE_S = 120.0
 _MEASURED = 5  # iterations at least, where no speed is known yet
+_FEW = 20  # are trained without a known speed where they end a segment
 _ALIGN_SHARE = 0.05  # of the iterations that fit, which may be given up to stop where the trainer logs a line
 _ASK_SLURM_S = 20.0
 _SLURM_LIMIT = re.compile(r"\bEndTime=(\S+)")
@@ -146,14 +147,26 @@ def choose_piece(
     if deadline.usable_s <= 0:
         return None
     fits = pace.iterations_within(deadline.usable_s, saves(segment.stop))
-    if fits is None:  # two lines of the trainer are needed, of which the second tells its speed
-        lines = max(2, -(-_MEASURED // log_interval))
-        measured = (start // log_interval + lines) * log_interval
-        return whole if measured >= segment.stop else Piece(measured, "measure")
+    if fits is None:
+        measured = _measurable(start, segment.stop, log_interval)
+        return whole if measured is None else Piece(measured, "measure")
     if start + fits >= segment.stop:
         return whole
     if fits < 1:
         return None
     stop = start + fits
     aligned = stop // log_interval * log_interval  # a line that covers half an interval tells wrong figures
-    return Piece(aligned if start < aligned and stop - aligned <= fits * _ALIGN_SHARE else stop, "walltime")
+    return Piece(aligned if stop - aligned <= fits * _ALIGN_SHARE else stop, "walltime")
+
+
+def _measurable(start: int, stop: int, log_interval: int) -> int | None:
+    """Where a launch ends that tells the speed; None where the segment itself is short.
+
+    Best after two lines of the trainer, as the first includes its warm-up; else after one; else by the time of it all.
+    """
+    lines = max(2, -(-_MEASURED // log_interval))
+    ends = [(start // log_interval + lines) * log_interval]
+    if stop - start > _FEW:
+        ends += [start + log_interval] if start % log_interval == 0 else []
+        ends += [start + _MEASURED]
+    return next((end for end in ends if end < stop), None)

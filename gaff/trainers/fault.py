@@ -20,7 +20,7 @@ class Weight(IntEnum):
 class Course(Enum):
     """What becomes of a fault when the same launch is made again."""
 
-    LASTING = "lasting"  # the launch would fail the same way: the config, an installation
+    LASTING = "lasting"  # fails the same way on every node and day: by the config, the checkpoint, the versions
     PASSING = "passing"  # it can be gone by itself: a network, a node, a file system
     UNKNOWN = "unknown"
 

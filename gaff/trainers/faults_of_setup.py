@@ -43,26 +43,31 @@ _CONFIG = rows(
     (r"Hostfile (?:contains|is empty)", "write each line of the hostfile as `HOST slots=N`, no host twice"),
     (r"launcher '(\w+)' not installed", r"install \1, or name another launcher"),
     (
-        r"wandb\.(?:\w+\.)*\w*Error|api_key not configured",
+        r"wandb\.(?:\w+\.)*(?:Usage|Authentication)Error|api_key not configured",
         "log in with `wandb login`, set WANDB_MODE=offline, or set use_wandb: false",
     ),
     course=Course.LASTING,
+) + rows(
+    Weight.CAUSE,
+    False,
+    (r"wandb\.(?:\w+\.)*\w*Error", "see whether W&B can be reached, set WANDB_MODE=offline, or set use_wandb: false"),
+    course=Course.PASSING,
 )
 
 _CHECKPOINT = rows(
     Weight.CAUSE,
     False,
     (r"PytorchStreamReader failed", "a file of the checkpoint is truncated; resume from an earlier tag"),
+    (
+        r"len\(self\.ckpt_list\) > 0|Unable to load checkpoint for iteration",
+        "the tag to resume from is missing or holds no model files",
+    ),
 ) + rows(
     Weight.CAUSE,
     False,
     (
         r"checkpoint being loaded used a DP world size of",
         "the number of data-parallel ranks differs from the one that wrote the checkpoint; use as many GPUs",
-    ),
-    (
-        r"len\(self\.ckpt_list\) > 0|Unable to load checkpoint for iteration",
-        "the tag to resume from is missing or holds no model files",
     ),
     (
         r"Unable to load optimizer from checkpoint",
@@ -78,14 +83,14 @@ _FILES = (
     rows(
         Weight.CAUSE,
         False,
-        (r"^Exception: No such file or directory \(os error 2\)|NOT_FOUND: \"|^OSError: Not found: \"", _VOCAB_FILE),
         (r"args\.(vocab|merge)_file is not None", r"name the tokenizer's file in \1_file"),
-        (r"Can't load tokenizer for|connect to 'https://huggingface|LocalEntryNotFound|OfflineModeIsEnabled", _NETWORK),
         course=Course.LASTING,
     )
     + rows(
         Weight.CAUSE,
         False,
+        (r"^Exception: No such file or directory \(os error 2\)|NOT_FOUND: \"|^OSError: Not found: \"", _VOCAB_FILE),
+        (r"Can't load tokenizer for|connect to 'https://huggingface|LocalEntryNotFound|OfflineModeIsEnabled", _NETWORK),
         (
             r"No such file or directory: '(\S*_indexmap_\S*)'",
             "let the data lie on a file system that all nodes share, or set use_shared_fs: false",
@@ -120,35 +125,39 @@ _FILES = (
     )
 )
 
-_INSTALLATION = rows(
-    Weight.CAUSE,
-    False,
-    (
-        r"No module named 'flash_attn|flash_attn\w*\.so",
-        'install flash-attn where GPT-NeoX runs, or set attention_config: [[["global"], "all"]]',
-    ),
-    (r"No module named '([\w.]+)'", r"install \1 where GPT-NeoX runs"),
-    (r"Ninja is required|ninja not being installed", "install ninja where GPT-NeoX runs"),
-    (r"CUDA_HOME environment variable is not set", "install the CUDA toolkit, and set CUDA_HOME"),
-    (
-        r"Installed CUDA version .* does not match",
-        "use the CUDA toolkit that torch was built with, or install the torch for this toolkit",
-    ),
-    (r"Error building extension '(\w+)'", r"see the compiler's words in the log; \1 is built by nvcc and g++"),
-    (r"cannot open shared object file|undefined symbol", _REBUILD),
-    (r"Unable to JIT load the (\w+) op", r"see why DeepSpeed cannot build \1 here: `ds_report` says it"),
-    (r"Megatron requires CUDA|[Nn]o NVIDIA driver|No CUDA GPUs are available|no CUDA-capable device", _NO_GPU),
-    (
-        r"driver version is insufficient|forward compatibility was attempted",
-        "update the GPU's driver, or use an older torch",
-    ),
-    (r"no kernel image is available", "install the torch that is built for this kind of GPU"),
-    course=Course.LASTING,
-) + rows(
-    Weight.CAUSE,
-    True,
-    (r"Making C\+\+ dataset helpers module failed", COMPILER),
-    course=Course.LASTING,
+# A package that was there yesterday is gone while its file system is (Python's importer takes what it cannot list for
+# empty), a GPU while its driver is reset, a build where two nodes make it at once.  So these are tried again.
+_INSTALLATION = (
+    rows(
+        Weight.CAUSE,
+        False,
+        (r"Ninja is required|ninja not being installed", "install ninja where GPT-NeoX runs"),
+        (r"CUDA_HOME environment variable is not set", "install the CUDA toolkit, and set CUDA_HOME"),
+        (
+            r"Installed CUDA version .* does not match",
+            "use the CUDA toolkit that torch was built with, or install the torch for this toolkit",
+        ),
+        (
+            r"driver version is insufficient|forward compatibility was attempted",
+            "update the GPU's driver, or use an older torch",
+        ),
+        (r"no kernel image is available", "install the torch that is built for this kind of GPU"),
+        course=Course.LASTING,
+    )
+    + rows(
+        Weight.CAUSE,
+        False,
+        (
+            r"No module named 'flash_attn|flash_attn\w*\.so",
+            'install flash-attn where GPT-NeoX runs, or set attention_config: [[["global"], "all"]]',
+        ),
+        (r"No module named '([\w.]+)'", r"install \1 where GPT-NeoX runs"),
+        (r"Error building extension '(\w+)'", r"see the compiler's words in the log; \1 is built by nvcc and g++"),
+        (r"cannot open shared object file|undefined symbol", _REBUILD),
+        (r"Unable to JIT load the (\w+) op", r"see why DeepSpeed cannot build \1 here: `ds_report` says it"),
+        (r"Megatron requires CUDA|[Nn]o NVIDIA driver|No CUDA GPUs are available|no CUDA-capable device", _NO_GPU),
+    )
+    + rows(Weight.CAUSE, True, (r"Making C\+\+ dataset helpers module failed", COMPILER))
 )
 
 SETUP: tuple[Fault, ...] = (*_LEAVES, *_CONFIG, *_CHECKPOINT, *_FILES, *_INSTALLATION)

@@ -50,9 +50,9 @@ Start = Callable[..., "subprocess.Popen[str]"]
 def start(tmp_path: Path, unpacked_checkpoints: Path) -> Start:
     """Start, or carry on, the run in tmp_path/run."""
     template = unpacked_checkpoints / "zero1-fp32-tp2-pp2-dp2" / "global_step5"
-    (tmp_path / "run.yml").write_text(CONFIG)
 
-    def launch(modes: dict[int, str] | None = None) -> subprocess.Popen[str]:
+    def launch(modes: dict[int, str] | None = None, notify: str = "cat >> told") -> subprocess.Popen[str]:
+        (tmp_path / "run.yml").write_text(CONFIG.replace("cat >> told", notify))
         command = [sys.executable, "-c", RUN, str(template), json.dumps(modes or {})]
         environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
         output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
@@ -100,6 +100,9 @@ def test_a_run_that_is_killed_and_carried_on(tmp_path: Path, start: Start, capsy
     assert text.startswith("finished · iteration 40 of 40 (100%)\n")
     assert "40 of 40 iterations · loss 9.000 → 0.225" in text
     assert re.search(r"^ +1 +20 ", text, re.MULTILINE), "the table of resets"
+    output, _ = start(notify="echo no such host >&2; exit 7").communicate(timeout=60)  # there is nothing left to do
+    assert "notify failed: exit code 7: no such host" in output
+    assert re.search(r"^warnings .* notify failed: exit code 7: no such host$", told(), re.MULTILINE)
 
 
 def test_watching_a_run_to_its_end_where_there_is_no_terminal(tmp_path: Path, start: Start) -> None:

@@ -7,6 +7,7 @@ import contextlib
 import re
 import shutil
 import signal
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,15 +16,16 @@ import psutil
 from tests.faults import processes
 from tests.faults.cases import Case
 from tests.faults.grounds import Grounds
-from tests.faults.inject import Skipped, kill_supervisor, thaw, unmount
+from tests.faults.inject import kill_supervisor, thaw
 from tests.faults.scene import Failed, Missed, Scene
+from tests.faults.surroundings import Skipped, unmount
 from tests.faults.verdict import faults_found
 from tests.supervisor.drive import processes_of
 
 _TRIES = 5  # to hit the moment
 _MOST_CALLS = 3
 _AGAIN = (75, 1)  # exit codes after which the same command is given again, as a user or Slurm would
-_ANSWER_S = 45.0  # in which no process may be left of a supervisor that was killed
+_ANSWER_S = 60.0  # in which no process may be left of a supervisor that was killed
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,8 @@ def _try(case: Case, grounds: Grounds, place: Path) -> Result:
         return Result(case, skipped=str(why))
     except Failed as why:
         return _result(scene, case, [str(why)])
+    except (OSError, ValueError, KeyError, psutil.Error, subprocess.SubprocessError) as error:
+        return Result(case, wrong=(f"the bench itself failed: {error!r}",))  # the other cases go on
     finally:
         _end_everything(scene)
         unmount(scene)
@@ -88,18 +92,24 @@ def _disturb(scene: Scene, case: Case) -> list[str]:
         kill_supervisor(scene)
     else:
         fault.inject(scene)
-    thaw(scene)
-    with contextlib.suppress(psutil.Error):
-        if processes.is_halted(scene.pid):
-            psutil.Process(scene.pid).send_signal(signal.SIGCONT)
+    if fault.ends >= 0:
+        _let_all_go_on(scene)
     code, wrong = scene.end(), []
     if code != fault.ends:
         wrong.append(f"the command ended with {code} instead of {fault.ends}")
     if code < 0 and not fault.leaves:
-        scene.wait_until_alone(_ANSWER_S)
+        scene.wait_until_alone(_ANSWER_S)  # a frozen trainer does not end by itself
+    _let_all_go_on(scene)
     if fault.between:
         fault.inject(scene)
     return wrong
+
+
+def _let_all_go_on(scene: Scene) -> None:
+    thaw(scene)
+    with contextlib.suppress(psutil.Error):
+        if processes.is_halted(scene.pid):
+            psutil.Process(scene.pid).send_signal(signal.SIGCONT)
 
 
 def _carry_on(scene: Scene, case: Case) -> None:
@@ -159,7 +169,8 @@ def _sentence(scene: Scene) -> str:
             return _plain(scene, prefix + str(entry[name]))
     said = [line for call in range(len(scene.ends), 0, -1) for line in _screen(scene.output(call))]
     told = [line for line in said if not _USUAL.match(line)]
-    return _plain(scene, (told or said or [""])[0])
+    carrying_on = [line.split(" of ")[0] for line in said if line.startswith("carrying on")]
+    return _plain(scene, (told or carrying_on or [""])[0])
 
 
 def _screen(output: Path) -> list[str]:
@@ -170,6 +181,6 @@ def _screen(output: Path) -> list[str]:
 
 def _plain(scene: Scene, text: str) -> str:
     """One line without what differs from run to run."""
-    text = text.splitlines()[0].replace(f"{scene.root}/", "").replace(str(scene.root), "RUN")
+    text = text.partition("\n")[0].replace(f"{scene.root}/", "").replace(str(scene.root), "RUN")
     text = re.sub(r"process \d+ on \S+", "process N", text)
     return re.sub(r"\(process \d+\)", "(process N)", text)

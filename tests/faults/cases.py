@@ -27,9 +27,8 @@ class Case:
 
     @property
     def name(self) -> str:
-        then = "; " + self.fault.name + " afterwards" if self.fault.between else ""
-        when = ("killed " if self.fault.between else "") + self.moment.name
-        return f"{when}{then} [{self.trainer}]" if self.fault.between else f"{self.fault.name}, {when} [{self.trainer}]"
+        when = f"after a kill -9: {self.moment.name}" if self.fault.between else self.moment.name
+        return f"{self.fault.name}, {when} [{self.trainer}]"
 
 
 def _all(trainer: str, fault: Fault, *when: Moment) -> list[Case]:

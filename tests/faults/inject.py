@@ -1,32 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The faults that befall a run at work: processes killed, told to stop or frozen, a full disk, a clock that moves."""
+"""The faults that befall a run at work."""
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
-import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import psutil
 
 from tests.faults import processes
 from tests.faults.processes import guardian_of, send
 from tests.faults.scene import Failed, Scene
-
-FAKETIME = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"), None)
-HOUR_S, DAY_S = 3600, 86400
-_DISK = "16m"
-_LEAVE = 300_000  # bytes that fill() may leave: less than a checkpoint, more than a log
-
-
-class Skipped(Exception):
-    """It cannot be done on this machine."""
+from tests.faults.surroundings import (
+    DAY_S,
+    HOUR_S,
+    fake_clock,
+    fill,
+    fill_for_a_tag,
+    fill_journal,
+    make_room,
+    mount,
+    move_clock,
+)
 
 
 def _nothing(scene: Scene) -> None:
@@ -82,6 +81,8 @@ def _kill_rank(scene: Scene) -> None:
 
 def _kill_launcher(scene: Scene) -> None:
     send(signal.SIGKILL, scene.trainers[:1])
+    if processes.wait_until_gone(scene.trainers, 60):
+        raise Failed("the ranks outlive their launcher")
 
 
 def _kill_guardian(scene: Scene) -> None:
@@ -89,6 +90,8 @@ def _kill_guardian(scene: Scene) -> None:
     if guardian is None:
         raise Failed("there is no guardian")
     guardian.kill()
+    if processes.wait_until_gone(scene.trainers, 60):  # frozen they do not end by themselves: the kernel must see to it
+        raise Failed("the trainer outlives its guardian")
 
 
 def _kill_all(scene: Scene) -> None:
@@ -146,80 +149,6 @@ def _start_a_second(scene: Scene) -> None:
         raise Failed(f"the second supervisor ended with {code}: {output.read_text()[-300:]}")
 
 
-# --- a small disk ---
-
-
-def _mount(scene: Scene) -> None:
-    disk = scene.place / "disk"
-    disk.mkdir()
-    mount = shutil.which("mount")
-    done = mount and subprocess.run([mount, "-t", "tmpfs", "-o", f"size={_DISK}", "tmpfs", str(disk)], check=False)
-    if not done or done.returncode:
-        raise Skipped("no tmpfs can be mounted: it takes root")
-    scene.disk = disk
-
-
-def unmount(scene: Scene) -> None:
-    """Also what a failed case left mounted."""
-    if scene.disk is not None:
-        subprocess.run(["umount", str(scene.disk)], check=True)
-        scene.disk = None
-
-
-def _fill(scene: Scene, leave: int = 0) -> None:
-    assert scene.disk is not None
-    found = os.statvfs(scene.disk)
-    size = found.f_bavail * found.f_frsize - leave
-    with open(scene.disk / "ballast", "wb") as file:
-        os.posix_fallocate(file.fileno(), 0, max(1, size))
-
-
-def _fill_for_a_tag(scene: Scene) -> None:
-    _fill(scene, _LEAVE)
-
-
-def _fill_journal(scene: Scene) -> None:
-    """Also the rest of its last block, with empty lines, which readers pass over."""
-    with open(scene.root / "journal.jsonl", "ab") as file:
-        file.write(b"\n" * (-file.tell() % os.sysconf("SC_PAGE_SIZE")))
-    _fill(scene)
-
-
-def _make_room(scene: Scene) -> None:
-    assert scene.disk is not None
-    (scene.disk / "ballast").unlink()
-
-
-# --- the clock ---
-
-
-def _fake_clock(scene: Scene) -> None:
-    if FAKETIME is None:
-        raise Skipped("libfaketime is not installed (Debian: apt-get install faketime)")
-    clock = scene.place / "clock"
-    clock.write_text("+0\n")
-    scene.environment |= {
-        "LD_PRELOAD": str(FAKETIME),
-        "FAKETIME_TIMESTAMP_FILE": str(clock),
-        "FAKETIME_NO_CACHE": "1",
-        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-        "NO_FAKE_STAT": "1",
-    }
-
-
-def _move_clock(seconds: int) -> Callable[[Scene], None]:
-    """The processes' clock; and, as the kernel's own does not move, the times of the files that are there already."""
-
-    def inject(scene: Scene) -> None:
-        (scene.place / "clock").write_text(f"{seconds:+d}\n")
-        for path in scene.root.rglob("*"):
-            if path.is_file():
-                times = path.stat()
-                os.utime(path, (times.st_atime - seconds, times.st_mtime - seconds))
-
-    return inject
-
-
 # --- the journal of a run at work ---
 
 
@@ -267,16 +196,16 @@ TRAINER_FROZEN = Fault(
 )
 SUPERVISOR_FROZEN = Fault("SIGSTOP of the supervisor, SIGCONT when the trainer has ended", _freeze_supervisor)
 SECOND = Fault("a second supervisor is started: refused", _start_a_second)
-DISK_FULL = Fault("the disk is full", _fill, 1, says=_FULL, prepare=_mount, clear=_make_room)
-NO_ROOM = Fault("no room for another checkpoint", _fill_for_a_tag, 1, _FAILED, prepare=_mount, clear=_make_room)
-JOURNAL_FULL = Fault("the disk is full", _fill_journal, 1, says=_FULL, prepare=_mount, clear=_make_room)
-CLOCK_BACK = Fault("the clock goes back an hour", _move_clock(-HOUR_S), prepare=_fake_clock)
-CLOCK_FORWARD = Fault("the clock goes forward a day", _move_clock(DAY_S), prepare=_fake_clock)
+DISK_FULL = Fault("the disk is full", fill, 1, says=_FULL, prepare=mount, clear=make_room)
+NO_ROOM = Fault("no room for another checkpoint", fill_for_a_tag, 1, _FAILED, prepare=mount, clear=make_room)
+JOURNAL_FULL = Fault("the disk is full", fill_journal, 1, says=_FULL, prepare=mount, clear=make_room)
+CLOCK_BACK = Fault("the clock goes back an hour", move_clock(-HOUR_S), prepare=fake_clock)
+CLOCK_FORWARD = Fault("the clock goes forward a day", move_clock(DAY_S), prepare=fake_clock)
 CLOCK_BACK_BETWEEN = Fault(
-    "the clock goes back an hour", _move_clock(-HOUR_S), -9, _DIED, between=True, prepare=_fake_clock
+    "the clock goes back an hour", move_clock(-HOUR_S), -9, _DIED, between=True, prepare=fake_clock
 )
 CLOCK_FORWARD_BETWEEN = Fault(
-    "the clock goes forward a day", _move_clock(DAY_S), -9, _DIED, between=True, prepare=_fake_clock
+    "the clock goes forward a day", move_clock(DAY_S), -9, _DIED, between=True, prepare=fake_clock
 )
 JOURNAL_DELETED_AT_WORK = Fault("the journal is deleted", _delete_journal)
 WALLTIME = Fault("--time-limit 15s", _nothing, 75, "run_interrupted", limit=("--time-limit", "15s"))

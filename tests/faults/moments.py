@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from tests.faults.grounds import END
 from tests.faults.processes import is_halted, send, trainer_of
-from tests.faults.scene import Missed, Scene
+from tests.faults.scene import PATIENCE_S, Failed, Missed, Scene
 
 
 @dataclass(frozen=True)
@@ -65,9 +65,12 @@ class Moment:
 
 
 def _wait(scene: Scene, condition: Callable[[], bool], step_s: float) -> None:
+    deadline = time.monotonic() + PATIENCE_S
     while not condition():
         if scene.has_ended:
             raise Missed("the command ended before")
+        if time.monotonic() > deadline:
+            raise Failed(f"the moment did not come within {PATIENCE_S:g} s")
         time.sleep(step_s)
 
 
@@ -138,7 +141,7 @@ OPENING = _halt("at the start: before `run.json` is written", "rename", "run/run
 UNMARKED = _halt("the trainer has ended, its tag is not marked yet", "rename", _RECORDS + "written.json")
 BEFORE_INTENT = _halt("surgery: the intent is about to be written", "rename", _RECORDS + "intent.json")
 INTENT = _halt("surgery: the intent stands, nothing is changed", "write", "global_step24/")
-IN_WRITE = _halt("surgery: in the middle of a write into the tag", "half-write", "global_step24/", 2)
+IN_WRITE = _halt("surgery: in the middle of a write into the tag", "half-write", "global_step24/layer_00")
 UNRECORDED = _halt("surgery: all is changed, nothing recorded", "rename", _RECORDS + "0001-reset.json")
 RECORDED = _halt("surgery: recorded, the intent not withdrawn", "remove", _RECORDS + "intent.json")
 BETWEEN = _halt("after a reset, before the next launch", "rename", "checkpoints/gaff-stop.json", 3)
@@ -150,4 +153,4 @@ REPORTING = _halt("the run is finished, its report is being written", "rename", 
 WRITING_INTENT = _halt("surgery: the intent is being written", "open", _RECORDS + ".intent.json")
 WRITING_RECORD = _halt("surgery: all is changed, the record is being written", "open", _RECORDS + ".0001-reset.json")
 JOURNALLING = _halt("at a journal write, after the trainer's end", "open", "run/journal.jsonl", 8)
-ANY = Moment("in the middle of a segment, wherever that is", freeze=False)
+ANY = Moment("in the middle of a segment, wherever that is", here=lambda scene: True, freeze=False)

@@ -19,7 +19,7 @@ def table(results: Iterable[Result]) -> str:
 
 def row(number: int, result: Result) -> str:
     case = result.case
-    when = f"killed {case.moment.name}, before the next command" if case.fault.between else case.moment.name
+    when = f"{case.moment.name}: kill -9; then, before the next command" if case.fault.between else case.moment.name
     cells = (
         str(number),
         case.trainer,

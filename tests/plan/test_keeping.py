@@ -58,7 +58,6 @@ def test_without_it_all_stay(load: Load) -> None:
         ("keep:", "a number of newest", 3),
         ("keep: [1, 2]", "a number of newest", 3),
         ("keep: newest", "a number of newest", 3),
-        ("keep:\n    newest: 2\n    oldest: 1", "`oldest` is none of them", 3),
         ("keep:\n    newest: 0", "at least 1", 4),
         ("keep:\n    newest: 2\n    every: 0", "at least 1", 5),
         ("keep:\n    newest: 2\n    every: 1.5", "at least 1", 5),
@@ -70,6 +69,13 @@ def test_what_it_does_not_take(problems: Problems, line: str, expected: str, pla
     assert problem.id == "gaff-value"
     assert expected in problem.what
     assert problem.where == Location("run.yml", place)
+
+
+def test_a_misspelt_key_is_no_key(problems: Problems) -> None:
+    [problem] = problems("seed: 7", "keep:\n    newest: 2\n    evry: 1000")
+    assert str(problem) == (
+        "run.yml:5: `gaff.keep.evry` is not a key of the keep block; did you mean `every`? else remove it."
+    )
 
 
 @pytest.mark.parametrize("keep", ["resets", "{newest: 2, resets: true}"])

@@ -207,7 +207,10 @@ def test_what_is_small_already_is_left_alone(write: Write) -> None:
     small, said = shrink(config, **GIVEN)
     for key in ("num_layers", "hidden_size", "num_attention_heads", "seq_length", "log_interval"):
         assert small.get(key) == config.get(key)
-    assert said == ("data and tokenizer replaced, vocabulary of 2,048 tokens",)
+    assert said == (
+        "data and tokenizer replaced, vocabulary of 2,048 tokens",
+        "restarts of a trainer that fails: at most 2, after a second or two",
+    )
 
 
 def test_saves_shrink_with_the_segments() -> None:
@@ -278,3 +281,26 @@ def test_a_decay_that_begins_anew_with_each_reset_shrinks_as_the_segments_do() -
     small = shrink(pythia("gaff.lr_schedule=restart", "lr_decay_iters=500"), **given)[0]
     assert (small.gaff.reset_every, small.get("lr_decay_iters")) == (100, 50), "half a segment, as in k = 1000"
     assert shrink(pythia(), **given)[0].get("lr_decay_iters") == 400
+
+
+@pytest.mark.parametrize(("every", "expected"), [(2000, 200), (4000, 400), (1500, 150), (50000, None)])
+def test_tags_that_stay_shrink_with_the_segments(every: int, expected: int | None) -> None:
+    keep = f"gaff.keep={{newest: 2, every: {every}}}"
+    small, told = shrink(pythia(keep, "checkpoint_factor="), **GIVEN)
+    assert (small.gaff.keep.newest, small.gaff.keep.every) == (2, expected)
+    assert f"keep.every {every} -> {expected or 'none'}" in told
+    assert "keeps no tag" not in " ".join(map(str, build_plan(small).warnings))
+
+
+def test_a_slow_laptop_is_no_alarm_and_a_rehearsal_tells_nobody() -> None:
+    watch = "gaff.watch={silence_minutes: 2, on_slow: stop, restarts: 5, on_nan: stop}"
+    small, told = shrink(pythia(watch, "gaff.notify=sbatch next.sh"), **GIVEN)
+    found = small.gaff.watch
+    assert (found.silence_minutes, found.on_slow, found.restarts, found.backoff_seconds) == (30.0, "warn", 2, 1.0)
+    assert (found.on_nan, small.gaff.notify) == ("stop", None)
+    assert {"watch.silence_minutes 2 -> 30", "watch.on_slow stop -> warn", "notify: nobody is told"} <= set(told)
+
+
+def test_a_watchdog_that_is_off_stays_off() -> None:
+    small, _ = shrink(pythia("gaff.watch={silence_minutes: never, restarts: 0}"), **GIVEN)
+    assert (small.gaff.watch.silence_minutes, small.gaff.watch.restarts) == (None, 0)

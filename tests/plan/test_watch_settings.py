@@ -83,20 +83,20 @@ def test_a_policy_is_one_of_three(problems: Problems, key: str) -> None:
 @pytest.mark.parametrize(
     ("value", "expected"),
     [
-        ("silence_minutes: 0", "a number of minutes, or `never`, not the number `0`"),
-        ("silence_minutes: .inf", "a number of minutes, or `never`"),
+        ("silence_minutes: 0", "a number of minutes above 0, or `never`, not the number `0`"),
+        ("silence_minutes: .inf", "a number of minutes above 0, or `never`"),
         ("slow_factor: 1", "a number above 1, or `never`, not the number `1`"),
         ("slow_factor: true", "a number above 1, or `never`, not the true/false value `true`"),
-        ("slow_minutes: -1", "a number of minutes, not the number `-1`"),
+        ("slow_minutes: -1", "a number of minutes above 0, not the number `-1`"),
         ("nan_lines: 0", "an integer of at least 1, or `never`, not the number `0`"),
         ("nan_lines: 2.5", "an integer of at least 1, or `never`, not the number `2.5`"),
         ("skipped_in_a_row: many", "an integer of at least 1, or `never`, not the text `many`"),
         ("high_loss_factor: 0.5", "a number above 1, or `never`, not the number `0.5`"),
-        ("disk_factor: 0", "a number of checkpoint sizes, or `never`, not the number `0`"),
+        ("disk_factor: 0", "a number of checkpoint sizes above 0, or `never`, not the number `0`"),
         ("restarts: -1", "an integer of at least 0, not the number `-1`"),
         ("same_iteration: 0", "an integer of at least 1, not the number `0`"),
-        ("backoff_seconds: -1", "a number of seconds, not the number `-1`"),
-        ("grace_seconds: soon", "a number of seconds, not the text `soon`"),
+        ("backoff_seconds: -1", "a number of seconds from 0 on, not the number `-1`"),
+        ("grace_seconds: soon", "a number of seconds from 0 on, not the text `soon`"),
     ],
 )
 def test_a_wrong_value_is_refused_where_it_stands(problems: Problems, value: str, expected: str) -> None:
@@ -105,9 +105,18 @@ def test_a_wrong_value_is_refused_where_it_stands(problems: Problems, value: str
     assert expected in problem.what
 
 
-def test_an_unknown_key_is_named(problems: Problems) -> None:
-    [problem] = problems("seed: 7", "watch: {on_sloth: warn}")
-    assert "`on_sloth` is none of them" in problem.what
+def test_a_wrong_value_gets_an_example_of_that_very_key(problems: Problems) -> None:
+    [problem] = problems("seed: 7", "watch: {restarts: often}")
+    assert problem.remedy == "write `watch: {restarts: 10}`, for example"
+    [problem] = problems("seed: 7", "watch: {grace-seconds: soon}")
+    assert problem.remedy == "write `watch: {grace_seconds: 20}`, for example"
+
+
+def test_a_misspelt_key_gets_the_one_that_was_meant(problems: Problems) -> None:
+    [problem] = problems("seed: 7", "watch:\n    on_slow: warn\n    on_sloth: warn")
+    assert problem.what == "`gaff.watch.on_sloth` is not a key of the watch block"
+    assert problem.remedy == "did you mean `on_slow`? else remove it"
+    assert problem.where == Location("run.yml", 5)
 
 
 def test_keys_may_be_written_with_hyphens(load: Load) -> None:

@@ -73,8 +73,10 @@ def at_work(tmp_path: Path) -> Iterator[None]:
 
 
 def test_what_is_no_run_directory_is_said_to_be_none(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="is no run directory"):
+    with pytest.raises(InputError, match="is no run directory: it has no"):
         StatusReader(tmp_path)
+    with pytest.raises(InputError, match="is no run directory: there is no such directory"):
+        StatusReader(tmp_path / "nowhere")
 
 
 def test_a_directory_that_was_only_just_made_is_not_started(tmp_path: Path) -> None:
@@ -190,7 +192,8 @@ def test_a_lost_journal_leaves_what_logs_and_plan_tell(run: Run) -> None:
     (run.directory / "journal.jsonl").unlink()
     found = status(run.directory)
     assert (found["state"], found["iteration"], found["train_iters"]) == ("died", 130, 400)
-    assert found["segment"] == {"number": 2, "of": 4, "start": 100, "stop": 200, "attempt": 10}
+    launch = {"attempt": 10, "until": None, "goal": None}
+    assert found["segment"] == {"number": 2, "of": 4, "start": 100, "stop": 200, **launch}
     assert found["training"]["loss"] == 2.5
     assert found["resets"]["next"] == {"number": 2, "iteration": 200}
 
@@ -406,6 +409,14 @@ def test_the_newest_warnings_of_many(run: Run) -> None:
         "iteration": 24,
         "policy": "warn",
     }
+
+
+def test_a_notification_that_failed_is_seen_here(run: Run) -> None:
+    run.started()
+    run.entry("notify_failed", why="exit code 7: curl: (7) Failed to connect")
+    found = status(run.directory)["warnings"]
+    assert (found["count"], found["latest"][0]["id"]) == (1, "notify-failed")
+    assert found["latest"][0]["what"] == "notify failed: exit code 7: curl: (7) Failed to connect"
 
 
 @pytest.mark.usefixtures("at_work")

@@ -29,7 +29,7 @@ def status(**changes: Any) -> dict[str, Any]:
         "why": None,
         "iteration": 1630,
         "train_iters": 4000,
-        "segment": {"number": 2, "of": 4, "start": 1000, "stop": 2000, "attempt": 2},
+        "segment": {"number": 2, "of": 4, "start": 1000, "stop": 2000, "attempt": 2, "until": 2000, "goal": "reset"},
         "checkpoint": {"iteration": 1000, "unfinished": {"1500": "was not committed"}},
         "training": {
             "iteration": 1630,
@@ -83,7 +83,7 @@ def test_a_running_run() -> None:
         " · next after iteration 2,000, in 370",
         "checkpoint  iteration 1,000 is safe, 630 iterations beyond it are not",
         "restarts    1, last 2026-11-21 08:30:00 (number 1 of 10 without a new checkpoint): the trainer was killed",
-        "time limit  2026-11-21 20:00:00",
+        "time limit  2026-11-21 20:00:00, in 10:00:00",
         "warnings    2026-11-21 09:02:00  slow 2",
         "            2026-11-21 09:03:00  slow 3",
         "            2026-11-21 09:04:00  slow 4",
@@ -147,6 +147,23 @@ def test_a_run_of_which_nothing_is_known_yet() -> None:
         set_aside=[],
     )
     assert render_status(nothing) == "not started"
+
+
+def test_a_launch_that_stops_early_says_where() -> None:
+    segment = {**status()["segment"], "until": 1790, "goal": "walltime"}
+    early = "attempt 2, now until 1,790 as the walltime allows"
+    assert early in render_status(status(segment=segment))
+    assert early not in render_status(status(segment=segment, state="interrupted", phase=None))
+
+
+def test_what_is_lost_by_a_restart_is_still_to_come() -> None:
+    waits = render_status(status(phase="waiting to restart", checkpoint={"iteration": 0, "unfinished": {}}))
+    assert "next after iteration 2,000, in 1,000\n" in waits
+    assert "checkpoint  none yet, 1,630 iterations are not safe\n" in waits
+
+
+def test_a_moment_ago() -> None:
+    assert render_status(status(last_sign=status()["time"])).endswith("last sign of life just now")
 
 
 def test_waiting_for_a_restart_says_when() -> None:

@@ -120,7 +120,9 @@ def test_a_killed_launcher_is_resumable(tmp_path: Path, template: Path) -> None:
 
 
 def test_out_of_memory_is_said_where_the_log_says_so(tmp_path: Path, template: Path) -> None:
-    with pytest.raises(Interrupted, match="killed by SIGKILL, saying: Detected 1 oom_kill event") as caught:
+    with pytest.raises(
+        Interrupted, match="killed by SIGKILL after iteration 13, saying: Detected 1 oom_kill event"
+    ) as caught:
         drive.build(tmp_path / "run", template, {20: "out-of-memory"}).run()
     assert "give the job more host memory" in caught.value.problems[0].remedy
 

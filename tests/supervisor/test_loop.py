@@ -147,7 +147,7 @@ def test_supervisor_killed_in_a_reset_finishes_it(
 
 def test_trainer_killed_is_resumable_and_says_so(tmp_path: Path, template: Path, undisturbed: dict[str, bytes]) -> None:
     root = tmp_path / "run"
-    with pytest.raises(Interrupted, match="killed by SIGKILL; iteration 10 is safe"):
+    with pytest.raises(Interrupted, match="killed by SIGKILL after iteration 13; iteration 10 is safe"):
         build(root, template, {20: "killed"}).run()
     assert not processes_of(root)
     build(root, template, {}).run()

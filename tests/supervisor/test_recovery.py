@@ -194,7 +194,7 @@ def test_a_retry_waits_and_a_signal_ends_the_wait(tmp_path: Path, template: Path
 
     thread = threading.Thread(target=stop)
     thread.start()
-    with pytest.raises(Interrupted, match="stopped by SIGTERM; iteration 0 is safe"):
+    with pytest.raises(Interrupted, match="stopped by SIGTERM; no checkpoint is written yet"):
         supervisor.run()
     thread.join()
 

@@ -85,3 +85,34 @@ def test_trouble_of_the_machine_is_waited_out_within_the_same_budget() -> None:
     stale = OSError(errno.ESTALE, "Stale file handle")
     assert [r and r.delay_s for r in (restarts.after_trouble(stale) for _ in range(3))] == [10, 20, None]
     assert Restarts(WatchSettings()).after_trouble(OSError(errno.ENOSPC, "No space left on device")) is None
+
+
+def test_trouble_now_and_then_over_a_week_does_not_add_up() -> None:
+    restarts = Restarts(WatchSettings(restarts=1))
+    stale = OSError(errno.ESTALE, "Stale file handle")
+    for safe in range(10, 100, 10):
+        restarts.reached(safe)
+        assert restarts.after_trouble(stale) == Restart(1, 1, 10)
+    assert restarts.after_trouble(stale) is None, "nothing was reached since"
+
+
+def test_a_run_that_was_seen_training_is_tried_again_though_it_has_no_checkpoint_yet() -> None:
+    restarts = Restarts(WatchSettings())
+    assert isinstance(restarts.after(failed(500, trained=True), 0), Restart)
+    assert isinstance(restarts.after(failed(0, trained=False, what="CUDA error"), 0), Restart)
+
+
+def test_a_lasting_fault_is_not_left_to_a_queue_though_its_ranks_were_killed() -> None:
+    """As srun does: one rank raises, the others are killed, and 143 is the exit code of it all."""
+    ended = Restarts(WatchSettings()).after(failed(killed=True, course=Course.LASTING), 10)
+    assert isinstance(ended, TrainerError)
+
+
+def test_who_is_killed_at_work_is_counted_and_who_is_killed_before_it_is_not() -> None:
+    """A rank without memory dies at the same iteration each time; a node that is taken away says nothing about it."""
+    restarts = Restarts(WatchSettings(same_iteration=3))
+    followed = [restarts.after(failed(killed=True), 10) for _ in range(3)]
+    assert [type(one) for one in followed] == [Restart, Restart, TrainerError]
+    restarts = Restarts(WatchSettings(same_iteration=2))
+    for _ in range(5):
+        assert isinstance(restarts.after(failed(10, trained=False, killed=True), 10), Restart)

@@ -14,12 +14,14 @@ from gaff.checkpoint.surgery.learning_rate import RestartRequest, restart_lr
 from gaff.checkpoint.tag import TagFiles
 from gaff.checkpoint.transaction import valid_records
 from gaff.checkpoint.verify import verify_tag
-from gaff.errors import Interrupted
+from gaff.errors import Interrupted, Problem
+from gaff.plan.config import Config
 from gaff.supervisor.journal import read_entries
 from gaff.supervisor.loop import Supervisor
+from gaff.trainers.contract import Launch, SegmentRequest
 from tests.checkpoint.killing import killed_at
-from tests.supervisor.drive import build
-from tests.supervisor.fake_trainer import write_tag
+from tests.supervisor.drive import build, changed
+from tests.supervisor.fake_trainer import FakeTrainer, write_tag
 
 RESTART = ("gaff.lr_schedule=restart",)
 
@@ -40,13 +42,19 @@ def steps(tag: Path) -> int:
     return number
 
 
+class NotNow(FakeTrainer):
+    """Stops the run when it is to train."""
+
+    def prepare(self, config: Config, request: SegmentRequest) -> Launch:
+        raise Interrupted(Problem("interrupted", "not now", "come back"))
+
+
 def at_the_first_boundary(root: Path, template: Path) -> Supervisor:
     """A run whose first segment is trained and whose first reset is due; it stops before it trains on."""
     supervisor = build(root, template, {}, overrides=RESTART)
     if not (root / "checkpoints" / "global_step10").exists():
         write_tag(root / "checkpoints", template, 10)
-    supervisor.context.signals.name = "SIGTERM"
-    return supervisor
+    return changed(supervisor, trainer=NotNow(template, 40))
 
 
 def stop_at_boundary(supervisor: Supervisor) -> None:

@@ -238,3 +238,58 @@ def test_a_file_that_the_machine_cannot_read_is_no_damage(
     with pytest.raises(OSError, match="Stale file handle"):
         next_step(save, SEGMENTS)
     assert tag(save, 10).is_dir()
+
+
+def test_a_finished_run_is_believed_only_once_its_last_tag_was_read(tmp_path: Path, template: Path) -> None:
+    """A machine that lost power in the last save leaves blocks of zeros, which no directory of a zip file tells."""
+    save = tmp_path / "save"
+    finished(save, template)
+    assert next_step(save, SEGMENTS) == state.Examine(40)
+
+
+def test_a_directory_that_cannot_be_listed_is_not_an_empty_one(
+    tmp_path: Path, template: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import errno
+
+    from gaff.supervisor import progress
+
+    save = tmp_path / "save"
+    one_reset(save, template)
+
+    def stale(*_: object) -> object:
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    monkeypatch.setattr(progress.os, "scandir", stale)
+    with pytest.raises(OSError, match="Stale file handle"):
+        next_step(save, SEGMENTS)
+    assert (save / "latest").exists()
+
+
+def test_an_old_tag_that_was_thinned_out_for_room_does_not_say_that_its_reset_was_passed_over(
+    tmp_path: Path, template: Path
+) -> None:
+    save = tmp_path / "save"
+    inside_a_segment(save, template)
+    for shard in tag(save, 10).glob("*optim_states.pt"):
+        shard.unlink()
+    assert next_step(save, SEGMENTS, examined={13}) == state.Train(SEGMENTS[1], 13)
+
+
+def test_a_damaged_mark_proves_nothing_and_is_made_anew(tmp_path: Path, template: Path) -> None:
+    save = tmp_path / "save"
+    one_reset(save, template)
+    mark_complete(tag(save, 10))
+    mark = tag(save, 10) / "gaff" / "complete.json"
+    good = mark.read_bytes()
+    for damaged in (b"", b"\0" * 100, good[:50], b"[]"):
+        mark.write_bytes(damaged)
+        assert next_step(save, SEGMENTS, examined={10}) == state.Train(SEGMENTS[1], 10)
+        assert mark.read_bytes() == good
+
+
+def test_a_damaged_mark_still_says_that_the_only_tag_was_whole_once(tmp_path: Path, template: Path) -> None:
+    save = tmp_path / "save"
+    only_tag_truncated(save, template)
+    (tag(save, 10) / "gaff" / "complete.json").write_bytes(b"")
+    assert isinstance(next_step(save, SEGMENTS), state.Refuse)

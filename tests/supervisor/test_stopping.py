@@ -121,6 +121,7 @@ def test_the_end_of_the_walltime_ends_a_launch_that_is_late(tmp_path: Path) -> N
     assert scene.verdict() is Verdict.ASK
     assert scene.verdict() is Verdict.ASK
     assert scene.told == [("the end of the walltime", None)]
+    assert scene.stopping.reason == "the end of the walltime"
     assert scene.verdict(200) is Verdict.GO_ON, "its own last checkpoint is being written"
     scene.now += 3
     assert scene.verdict(200) is Verdict.ASK
@@ -137,3 +138,22 @@ def test_urgent_is_at_once(tmp_path: Path) -> None:
     scene.signal("SIGINT")
     scene.signals.urgent = True
     assert scene.verdict() is Verdict.KILL
+
+
+def test_a_last_checkpoint_whose_iteration_is_not_logged_is_seen_by_its_directory(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, saves=(153,), deadline_s=30)
+    scene.now += 26
+    (tmp_path / "global_step153").mkdir()
+    assert scene.verdict(150) is Verdict.GO_ON
+    scene.now += 3
+    assert scene.verdict(150) is Verdict.ASK
+
+
+def test_a_trainer_that_ends_by_itself_is_left_to_it(tmp_path: Path, unpacked_checkpoints: Path) -> None:
+    """Its last checkpoint is whole, and its ranks are about to leave: nothing is gained by ending them."""
+    scene = Scene(tmp_path)
+    scene.signal("SIGUSR1", warned=True)
+    assert scene.verdict() is Verdict.GO_ON
+    write_tag(tmp_path, unpacked_checkpoints / "zero1-fp32-pp1-tp1-dp1" / "global_step5", 200)
+    scene.now += 10
+    assert scene.verdict(200) is Verdict.GO_ON

@@ -91,6 +91,17 @@ def test_a_stop_between_two_lines_is_taken_where_much_would_be_given_up() -> Non
     assert piece.stop % 100 != 0
 
 
+def test_each_checkpoint_on_the_way_takes_its_time() -> None:
+    clock = Clock()
+
+    def stop(saves: int) -> int:
+        piece = choose_piece(SEGMENT, 1000, measured(), Deadline(400, clock), lambda stop: saves, 1)
+        assert piece is not None
+        return piece.stop
+
+    assert stop(1) - stop(5) >= 4 * 10 / 0.5 - 1, "four more of 10 s each, of iterations of half a second"
+
+
 def test_too_little_time_is_told() -> None:
     assert chosen(40, measured()) is None
     assert chosen(4, Pace()) is None, "nor is there time to measure"
@@ -120,6 +131,22 @@ def test_pace_tells_start_iterations_and_end_apart() -> None:
     assert pace.seconds_to(130) == pytest.approx(5.0), "ten iterations would be over; a save is still to come"
 
 
+def test_a_long_launch_takes_the_mean_not_the_median() -> None:
+    """Two of ten lines come late, as on a file system that hangs now and then."""
+    clock = Clock()
+    pace = Pace(clock)
+    pace.launched(0, 110)
+    for number in range(11):
+        clock.now += 60.0 if number in (4, 8) else 10.0
+        pace.see(line(10 * (number + 1), 1000.0))
+    pace.ended()
+    assert (pace.iteration_s, pace.mean_s) == (1.0, 2.0)
+    assert pace.iterations_within(221.0) == 100
+    later = Pace()
+    later.seed([Entry("segment_exited", None, {"ms_per_iteration": 1000.0, "mean_ms": 2000.0})])
+    assert later.iterations_within(221.0) == 100
+
+
 def test_a_launch_without_a_line_counts_wholly_as_iterations() -> None:
     clock = Clock()
     pace = Pace(clock)
@@ -128,6 +155,73 @@ def test_a_launch_without_a_line_counts_wholly_as_iterations() -> None:
     pace.ended()
     assert (pace.start_s, pace.iteration_s) == (0.0, 1.0)
     assert pace.iterations_within(30) == 27
+
+
+def test_a_launches_first_line_counts_only_where_no_other_is_known() -> None:
+    """It includes the warm-up."""
+    pace = Pace()
+    speeds = []
+    for start in (0, 20):
+        pace.launched(start, start + 20)
+        for iteration, ms in ((start + 10, 9000.0), (start + 20, 300.0)):
+            pace.see(line(iteration, ms))
+            speeds.append(pace.iteration_s)
+    assert speeds == pytest.approx([9.0, 4.65, 4.65, 0.3])
+
+
+def test_a_line_of_an_iteration_that_was_logged_before_tells_nothing() -> None:
+    clock = Clock()
+    pace = Pace(clock)
+    pace.launched(0, 40)
+    pace.see(line(20, 300.0))
+    clock.now += 2.0
+    pace.see(line(10, 300.0))
+    assert pace.seconds_to(40) == pytest.approx(20 * 0.3 - 2.0)
+
+
+def test_the_start_is_measured_also_where_the_first_line_tells_no_speed() -> None:
+    """As after a resume between two lines; taken for nothing, it would cost all that is trained before the end."""
+    clock = Clock()
+    pace = Pace(clock)
+    pace.launched(1003, 1020)
+    clock.now = 60.0 + 7 * 0.3
+    pace.see(line(1010, None))
+    assert pace.start_s is None
+    clock.now += 3.0
+    pace.see(line(1020, 300.0))
+    assert pace.start_s == pytest.approx(60.0)
+    clock.now += 3.0
+    pace.see(line(1030, 300.0))
+    assert pace.start_s == pytest.approx(60.0), "once a launch"
+
+
+def test_the_end_is_measured_also_where_the_stop_lies_between_two_lines() -> None:
+    clock = Clock()
+    pace = Pace(clock)
+    pace.launched(0, 25)
+    for iteration in (10, 20):
+        clock.now += 5.0
+        pace.see(line(iteration, 500.0))
+    clock.now += 2.5 + 8.0
+    pace.ended()
+    assert pace.end_s == pytest.approx(8.0)
+
+
+def test_launches_without_lines_come_nearer_to_the_speed() -> None:
+    clock = Clock()
+    pace = Pace(clock)
+    for stop, took in ((5, 50.0), (105, 100.0), (110, 50.0)):
+        pace.launched(stop - (100 if stop == 105 else 5), stop)
+        clock.now += took
+        pace.ended()
+    assert pace.iteration_s == pytest.approx(1.0)
+
+
+def test_a_segment_without_a_line_in_it_is_measured_all_the_same() -> None:
+    """Else a run whose segments are longer than its walltime would begin the same one in each job, for ever."""
+    assert chosen(10_000, Pace(), start=1200, log_interval=600) == Piece(1800, "measure"), "one line is in it"
+    assert chosen(10_000, Pace(), start=1000, log_interval=1000) == Piece(1005, "measure")
+    assert chosen(10_000, Pace(), start=1850, log_interval=100) == Piece(1855, "measure")
 
 
 def test_figures_that_are_none_are_left_out() -> None:

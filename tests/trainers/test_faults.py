@@ -11,9 +11,9 @@ from collections.abc import Sequence
 import pytest
 
 from gaff.trainers.contract import ErrorLogged, LoadFailed
-from gaff.trainers.fault import Weight
+from gaff.trainers.fault import Course, Weight
 from gaff.trainers.fault_table import FAULTS
-from gaff.trainers.faults import decisive, explain, weigh
+from gaff.trainers.faults import course, decisive, explain, weigh
 from gaff.trainers.loglines import read_events
 
 NCCL = "torch.distributed.DistBackendError: NCCL error in: /pytorch/torch/csrc/distributed/c10d/NCCLUtils.hpp:268, "
@@ -51,6 +51,7 @@ RAISED: tuple[tuple[str, str], ...] = (  # the last line of a traceback, and a p
     ("AssertionError: world_size=6, pp=2, mp=2", "divide the number of GPUs"),
     ("ValueError: Hostfile contains a bad entry: n1 slots, unable to proceed with launching", "HOST slots=N"),
     ("RuntimeError: launcher 'pdsh' not installed.", "install pdsh"),
+    ("wandb.errors.errors.CommError: Run initialization has timed out after 90.0 sec.", "W&B can be reached"),
     ("wandb.errors.errors.UsageError: api_key not configured (no-tty). call wandb.login", "use_wandb: false"),
     (
         "RuntimeError: PytorchStreamReader failed reading zip archive: failed finding central directory",
@@ -319,3 +320,33 @@ def test_a_good_log_has_no_error() -> None:
         re.sub("ERROR", "INFO", "[INFO] out of memory budget: none"),
     )
     assert errors_of("\n".join(good)) == []
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "wandb.errors.errors.CommError: Run initialization has timed out after 90.0 sec.",
+        "ModuleNotFoundError: No module named 'torch'",
+        "RuntimeError: No CUDA GPUs are available",
+        "assert len(self.ckpt_list) > 0",
+        "OSError: We couldn't connect to 'https://huggingface.co' to load this file",
+        "ImportError: libcudart.so.12: cannot open shared object file: No such file or directory",
+        "RuntimeError: Error building extension 'fused_adam'",
+    ],
+)
+def test_what_a_network_a_node_or_a_file_system_may_have_caused_is_tried_again(message: str) -> None:
+    """The file system that holds Python's packages, say: the importer takes a directory that fails for an empty one."""
+    assert explain(message)
+    assert course(message) is not Course.LASTING
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "wandb.errors.errors.UsageError: api_key not configured (no-tty). call wandb.login",
+        "TypeError: NeoXArgs.__init__() got an unexpected keyword argument 'resets'",
+        "RuntimeError: CUDA error: no kernel image is available for execution on the device",
+    ],
+)
+def test_what_the_config_or_a_version_causes_is_not(message: str) -> None:
+    assert course(message) is Course.LASTING

@@ -39,8 +39,8 @@ class NotANumber:
             self._history.finite_until = logged.iteration
         if not self._history.begins(self.id, row >= self._lines):
             return None
-        lines = "the last line" if row == 1 else f"{row} lines in a row"
-        what = f"the loss was no finite number in {lines}, up to iteration {logged.iteration}"
+        lines = "" if row == 1 else f"{row} lines in a row, up to "
+        what = f"the loss was NaN or infinite in {lines}iteration {logged.iteration}"
         return Alarm(
             self.id, what, self._policy, logged.iteration, {"lines": row, "finite_until": self._history.finite_until}
         )

@@ -87,12 +87,14 @@ def train(
     reset_every: int,
     name: str = "run",
     environment: Mapping[str, str] = {},
+    more: Sequence[str] = (),
 ) -> Finished:
-    """``gaff run`` on GPT-NeoX without a GPU, in ``folder/name``.  A second call carries the run on."""
+    """``gaff run`` on GPT-NeoX without a GPU, in ``folder/name``, with ``more`` words.  A second call carries it on."""
     config = write_config(folder / f"{name}.yml", data, train_iters=train_iters, reset_every=reset_every)
     options = [word for override in (*_ON_NEOX, *overrides) for word in ("-o", override)]
     root = folder / name
-    return Finished(root, *run_gaff("run", "--config", config, *options, "--run-dir", root, environment=environment))
+    command = ("run", "--config", config, *options, "--run-dir", root, *more)
+    return Finished(root, *run_gaff(*command, environment=environment))
 
 
 _ON_NEOX = (
