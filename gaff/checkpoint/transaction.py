@@ -27,7 +27,7 @@ from gaff.checkpoint.patching import Outcome, patch_files
 from gaff.checkpoint.sources import GoneValues
 from gaff.checkpoint.tag import TagFiles
 from gaff.errors import CheckpointError, Location, Problem
-from gaff.files import fsync_directory, fsync_file, make_directory_durably, remove_durably, write_json_durably
+from gaff.files import TROUBLE, fsync_directory, fsync_file, make_directory_durably, remove_durably, write_json_durably
 
 FOLDER = "gaff"
 INTENT = "intent.json"
@@ -251,12 +251,15 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
     Raises:
         CheckpointError: it is damaged.
+        OSError: the machine cannot read it (``files.TROUBLE``), which says nothing about it.
     """
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno in TROUBLE:
+            raise
         raise _damaged(path, error) from None
     if not isinstance(fields, dict):
         raise _damaged(path, ValueError("it is no object"))

@@ -74,6 +74,7 @@ def execute(
     from gaff.supervisor.notify import Notifier
     from gaff.supervisor.run_context import RunContext
     from gaff.supervisor.run_directory import open_run, run_directory
+    from gaff.supervisor.signals import raised
 
     directory = run_directory(root, config)
     run_id = open_run(directory, config, plan.to_json())
@@ -107,7 +108,10 @@ def execute(
         Supervisor(context).run()
     finally:
         try:
-            write_report(directory.root, title=directory.root.name)
+            with raised():
+                write_report(directory.root, title=directory.root.name)
+        except KeyboardInterrupt:
+            note("gaff: note: the report was not finished; `gaff status` tells where the run stands")
         except OSError as error:  # the training is done and safe, whatever becomes of its picture
             note(f"gaff: note: the report cannot be written: {error}")
 

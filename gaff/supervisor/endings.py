@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from gaff.errors import GaffError, Interrupted, Location, Problem
 from gaff.supervisor.failures import safe_words
 from gaff.supervisor.journal import Entry
 from gaff.supervisor.ownership import SAVE_MARK
 from gaff.supervisor.run_context import RunContext
+from gaff.supervisor.stopping import WALLTIME
 
 
 def confirm_lock(run: RunContext) -> None:
@@ -50,6 +51,24 @@ def refuse_to_begin_anew(run: RunContext, earlier: Iterable[Entry]) -> None:
         what = f"is empty, and this run had come to iteration {reached}"
         remedy = "mount it or restore a checkpoint; to train from the beginning, name another --run-dir"
         raise GaffError(Problem("checkpoints-gone", what, remedy, Location(str(save))))
+
+
+def was_out_of_time(earlier: Sequence[Entry], iteration: int) -> bool:
+    """Whether the call before began at ``iteration`` too, and ended by its walltime."""
+    calls = [number for number, entry in enumerate(earlier) if entry.event == "run_started"]
+    if not calls:
+        return False
+    began = earlier[calls[-1]]
+    reasons = (entry.text("why") or "" for entry in earlier[calls[-1] :] if entry.event == "run_interrupted")
+    return began.number("resume_iteration") == iteration and any(WALLTIME in why for why in reasons)
+
+
+def out_of_time(what: str, iteration: int, *, again: bool) -> GaffError:
+    """The walltime is over; ``again`` where the call before ended so at the same iteration, as any other would."""
+    if not again:
+        return interrupted(what, iteration)
+    words = f"{what}, for the second time without a new checkpoint; {safe_words(iteration)}"
+    return GaffError(Problem("too-little-time", words, "give the job more time than a start and some iterations take"))
 
 
 def interrupted(what: str, iteration: int) -> Interrupted:

@@ -19,7 +19,7 @@ from gaff import __version__
 from gaff.errors import GaffError, InputError, Interrupted, Problem
 from gaff.supervisor import progress, retention
 from gaff.supervisor.child import RUN_ID
-from gaff.supervisor.endings import confirm_lock, confirm_save, refuse_to_begin_anew, system_error
+from gaff.supervisor.endings import confirm_lock, confirm_save, refuse_to_begin_anew, system_error, was_out_of_time
 from gaff.supervisor.journal import read_entries
 from gaff.supervisor.launch import end_what_is_left
 from gaff.supervisor.operations import finish_surgery, forget, restart_schedule
@@ -112,6 +112,8 @@ class Supervisor:
         done = self._training.safe = progress.judge(run.directory.save).iteration
         if not done:
             refuse_to_begin_anew(run, earlier)
+        if was_out_of_time(earlier, done):
+            self._training.stuck_at = done
         retention.mark_expected(run.directory.save, run.run_id, done)
         run.journal.write(
             "run_started",

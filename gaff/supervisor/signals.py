@@ -13,6 +13,27 @@ _WARNING = (signal.SIGUSR1, signal.SIGUSR2)  # what Slurm's --signal and Grid En
 _ECHO_S = 2.0  # launchers and process groups deliver one SIGTERM twice
 
 
+@contextmanager
+def raised() -> Iterator[None]:
+    """While the block runs, each of them raises KeyboardInterrupt: what is done there may be left half done."""
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    numbers = (*_STOPPING, *_WARNING)
+    before = {number: signal.signal(number, interrupt) for number in numbers if _is_heard(number)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _is_heard(number: signal.Signals) -> bool:
+    """``nohup`` ignores SIGHUP, and means it."""
+    return number is not signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN
+
+
 class Signals:
     """What has come in from outside.
 
@@ -41,7 +62,7 @@ class Signals:
     def caught(self) -> Iterator[None]:
         """Catch them while the block runs; but not SIGHUP under ``nohup``, which ignores it."""
         before = {number: signal.getsignal(number) for number in (*_STOPPING, *_WARNING)}
-        caught = [n for n in before if n is not signal.SIGHUP or before[n] is not signal.SIG_IGN]
+        caught = [n for n in before if _is_heard(n)]
         for number in caught:
             signal.signal(number, self._receive)
         try:

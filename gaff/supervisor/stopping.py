@@ -20,7 +20,7 @@ from gaff.supervisor.pace import Pace
 from gaff.supervisor.signals import Signals
 from gaff.supervisor.walltime import Deadline
 
-_WALLTIME = "the end of the walltime"
+WALLTIME = "the end of the walltime"
 _LAST_S = 2.0  # before the end of the walltime, for what must not be cut off
 _LOOK_S = 0.5  # how often a tag that is waited for is looked at
 
@@ -82,16 +82,16 @@ class Stopping:
             return self._lost()
         if self._signals.name:
             return self._signals.name
-        return _WALLTIME if self._is_late() else None
+        return WALLTIME if self._is_late() else None
 
     def verdict(self, iteration: int) -> Verdict:
         """What to do now that the trainer has logged ``iteration``."""
         if self._signals.urgent or self._lost():
             return Verdict.KILL
         if self._is_late() and not self._is_about_to_end(iteration):
-            if self._heard != _WALLTIME:
-                self._heard = _WALLTIME
-                self._told(_WALLTIME, None)
+            if self._heard != WALLTIME:
+                self._heard = WALLTIME
+                self._told(WALLTIME, None)
             return Verdict.ASK
         if self._signals.name is None:
             return Verdict.GO_ON

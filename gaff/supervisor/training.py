@@ -9,12 +9,13 @@ from dataclasses import dataclass, field
 
 from gaff.errors import GaffError, Problem
 from gaff.supervisor import progress
-from gaff.supervisor.endings import interrupted, system_error
+from gaff.supervisor.endings import interrupted, out_of_time, system_error
 from gaff.supervisor.launch import Failed, Stopped, launch, saves_of
 from gaff.supervisor.operations import tell_operations_by_hand, tell_reset
 from gaff.supervisor.restarts import Restart, Restarts
 from gaff.supervisor.run_context import RunContext
 from gaff.supervisor.state import Train
+from gaff.supervisor.stopping import WALLTIME
 from gaff.supervisor.tag_care import TagCare
 from gaff.supervisor.walltime import choose_piece
 
@@ -27,12 +28,14 @@ class Training:
 
     Attributes:
         told_resets: numbers of the resets that the journal tells of.
+        stuck_at: the iteration at which the call before began and ran out of time, if it did.
         safe: the newest iteration that is known to have a whole checkpoint.
     """
 
     run: RunContext
     care: TagCare
     told_resets: set[int | None] = field(default_factory=set)
+    stuck_at: int | None = None
     safe: int = 0
 
     def __post_init__(self) -> None:
@@ -61,8 +64,10 @@ class Training:
             run.log_interval,
         )
         if piece is None:
-            raise interrupted("the end of the walltime is too near for another iteration", step.start)
+            raise self._out_of_time("the end of the walltime is too near for another iteration", step.start)
         outcome = launch(run, step, piece)
+        if isinstance(outcome, Stopped) and outcome.reason == WALLTIME:
+            raise self._out_of_time(f"stopped by {WALLTIME}", outcome.iteration)
         if isinstance(outcome, Stopped):
             raise interrupted(f"stopped by {outcome.reason}", outcome.iteration)
         if isinstance(outcome, Failed):
@@ -77,6 +82,9 @@ class Training:
             run.observer.segment_finished(step.segment)
         if piece.goal == "walltime":
             raise interrupted("stopped before the end of the walltime", piece.stop)
+
+    def _out_of_time(self, what: str, iteration: int) -> GaffError:
+        return out_of_time(what, iteration, again=iteration == self.stuck_at)
 
     def _restart(self, failed: Failed) -> None:
         """Wait before the next launch, or end the run.

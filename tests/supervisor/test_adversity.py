@@ -5,15 +5,18 @@ from __future__ import annotations
 
 import errno
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from gaff.checkpoint.surgery.perform import alone
 from gaff.errors import GaffError, InputError, Interrupted
 from gaff.plan.config import Config
 from gaff.supervisor import loop, retention
+from gaff.supervisor.child import Child
 from gaff.supervisor.failures import Ended, failure
 from gaff.supervisor.journal import read_entries
 from gaff.supervisor.loop import Supervisor
@@ -263,3 +266,29 @@ def test_who_says_that_it_is_done_was_not_killed(tmp_path: Path) -> None:
     watch.read("rank: 0 | time: 2026-11-21 03:12:11 | exiting the program at iteration 20")
     assert failure(ended, watch).problem.id == "no-checkpoint-written"
     assert not failure(ended, watch).killed
+
+
+def test_a_tag_that_is_damaged_at_work_is_found_out_when_a_launch_from_it_fails(tmp_path: Path, template: Path) -> None:
+    """This process saw it being written, and has reason to look again."""
+    root = tmp_path / "run"
+    supervisor = build(root, template, {30: "killed"}, "backoff_seconds: 0")
+    damage = At(23, lambda: break_byte(root / "checkpoints" / "global_step20"))
+    drive.changed(supervisor, observer=damage).run()
+    assert [e["iteration"] for e in events(root, "tag_set_aside")] == [20]
+    assert [e["start"] for e in events(root, "segment_launched")] == [0, 10, 20, 10, 20, 30]
+
+
+def test_a_guardian_ends_what_its_command_left_behind(tmp_path: Path) -> None:
+    """In a session of its own, and deaf to SIGTERM; no supervisor looks for it here."""
+    deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
+    again = f"subprocess.Popen([sys.executable, '-c', {deaf!r}], start_new_session=True)"
+    leave = f"import subprocess, sys; print({again}.pid)"
+    with Child(Launch((sys.executable, "-c", leave), tmp_path, {}), tmp_path / "log", "a-run") as child:
+        while child.poll() is None:
+            child.wait(1.0)
+        assert child.poll() == 0
+    left = int((tmp_path / "log").read_text())
+    try:
+        assert psutil.Process(left).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return

@@ -239,6 +239,11 @@ def test_no_time_at_all_launches_nothing_and_is_resumable(tmp_path: Path, templa
     with pytest.raises(Interrupted, match="too near for another iteration"):
         with_deadline(root, template, 1.0, 0.4).run()
     assert len(events(root, "segment_launched")) == launched
+    with pytest.raises(GaffError, match="for the second time without a new checkpoint") as caught:
+        with_deadline(root, template, 1.0, 0.4).run()
+    assert caught.value.exit_code == 1, "a queue that starts it again would do so for ever"
+    build(root, template, {}).run()
+    assert tags(root / "checkpoints")[-1] == 40
 
 
 def test_keep_deletes_behind_the_run_and_nothing_that_is_needed(

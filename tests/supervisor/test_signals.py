@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from gaff.supervisor.signals import Signals
+from gaff.supervisor.signals import Signals, raised
 
 CAUGHT = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2]
 
@@ -70,6 +70,13 @@ def test_warnings_are_never_urgent_and_give_way_to_a_real_signal(number: signal.
         assert (signals.name, signals.urgent, signals.warned, signals.since) == (number.name, False, True, 0.0)
         send(signal.SIGTERM)
         assert (signals.name, signals.urgent, signals.warned, signals.since) == ("SIGTERM", False, False, 50.0)
+
+
+def test_what_may_be_left_half_done_is_interrupted_by_each() -> None:
+    for number in CAUGHT:
+        with pytest.raises(KeyboardInterrupt), raised():
+            send(number)
+        assert signal.getsignal(number) is signal.SIG_DFL
 
 
 def test_nohup_stays_in_force() -> None:

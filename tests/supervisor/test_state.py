@@ -237,6 +237,10 @@ def test_a_file_that_the_machine_cannot_read_is_no_damage(
     monkeypatch.setattr(zip_directory.os, "open", stale)
     with pytest.raises(OSError, match="Stale file handle"):
         next_step(save, SEGMENTS)
+    monkeypatch.undo()
+    monkeypatch.setattr(Path, "read_text", stale)
+    with pytest.raises(OSError, match="Stale file handle"):
+        next_step(save, SEGMENTS)
     assert tag(save, 10).is_dir()
 
 
