@@ -65,12 +65,12 @@ def gaff(*arguments: str | Path, **options: Any) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=_listen_to_sigint,
+        preexec_fn=listen_to_sigint,
         **options,
     )
 
 
-def _listen_to_sigint() -> None:
+def listen_to_sigint() -> None:
     """A shell starts background jobs, and so perhaps this test run, with SIGINT ignored."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 

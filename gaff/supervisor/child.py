@@ -161,10 +161,19 @@ def end_leftovers(run_id: str) -> list[int]:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
     _, alive = psutil.wait_procs(found, timeout=_STOP_WAIT_S)
+    alive = [p for p in alive if _lives(p)]
     if alive:
         what = f"processes {[p.pid for p in alive]} of an earlier launch do not end"
         raise GaffError(Problem("leftovers", what, "end them, or restart the machine, before the run goes on"))
     return [p.pid for p in found]
+
+
+def _lives(process: psutil.Process) -> bool:
+    """Not so a zombie: what does not collect it, as the first process of a container may not, is no reason to stop."""
+    try:
+        return process.status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
+    except psutil.Error:
+        return False
 
 
 def _run_of(process: psutil.Process) -> str | None:

@@ -167,6 +167,7 @@ def test_a_reset_with_stored_values_can_be_killed_anywhere(checkpoint: GetTag, t
     assert effects > 60
 
 
+@pytest.mark.exhaustive
 def test_a_reset_of_hard_linked_files_can_be_killed_anywhere(checkpoint: GetTag, tmp_path: Path) -> None:
     killing = Enumeration(checkpoint(SMALL), lambda tag: reset(tag, REQUEST), tmp_path / "kill", linked=True)
     assert killing.run() > 60

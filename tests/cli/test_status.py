@@ -20,7 +20,7 @@ import pytest
 
 from gaff.cli.main import main
 from gaff.supervisor.lock import run_lock
-from tests.live import gaff
+from tests.live import gaff, listen_to_sigint
 
 REPOSITORY = Path(__file__).parents[2]
 RUN = """
@@ -131,7 +131,9 @@ def test_watching_on_a_terminal_until_the_user_has_seen_enough(tmp_path: Path) -
         ours, theirs = pty.openpty()
         environment = {**os.environ, "TERM": "xterm", "PYTHONPATH": str(REPOSITORY)}
         command = [sys.executable, "-m", "gaff", "status", str(tmp_path), "--watch"]
-        process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment)
+        process = subprocess.Popen(
+            command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment, preexec_fn=listen_to_sigint
+        )
         os.close(theirs)
         shown = _read(ours, "running (starting)")
         process.send_signal(signal.SIGINT)

@@ -52,7 +52,7 @@ LAYOUTS: dict[str, dict[str, Any]] = {
 # Where two files hold a part of the embedding's master, or a master each.
 SPREAD = ("dp2", "pp2-tied", "bf16-dp2")
 # Each takes some ten launches; the others are run with -m exhaustive, as CI does.
-QUICK = ("one-rank", "pp2-tied")
+QUICK = ("pp2-tied",)
 NewLab = Callable[[str], Lab]
 
 

@@ -43,7 +43,7 @@ gaff:
   reset_every: 10
   trainer: bundled
 """
-WATCH = "restarts: 0"  # a failure ends the run; tests of restarts set others
+WATCH = "restarts: 0, grace_seconds: 1"  # a failure ends the run; tests of restarts set others
 
 
 def build(

@@ -14,7 +14,7 @@ from gaff.supervisor.journal import read_entries
 from gaff.supervisor.progress import tags
 from tests.supervisor import drive
 
-SILENCE = "restarts: 0, silence_minutes: 0.1"
+SILENCE = "restarts: 0, grace_seconds: 1, silence_minutes: 0.1"
 
 
 @pytest.fixture(scope="module")

@@ -161,7 +161,10 @@ def test_resized_files_are_those_that_deepspeed_writes_itself(
 
 @pytest.mark.parametrize(
     ("name", "keys"),
-    [("quiet-zero1", ZERO1), pytest.param("quiet-zero0", ZERO0, marks=pytest.mark.exhaustive)],
+    [
+        pytest.param(name, keys, marks=pytest.mark.exhaustive)
+        for name, keys in (("quiet-zero1", ZERO1), ("quiet-zero0", ZERO0))
+    ],
 )
 def test_quiet_rows_leave_the_loss_on_old_text_as_it_was(lab: Lab, name: str, keys: dict[str, Any]) -> None:
     first = lab.root / name
