@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from gaff import __version__
-from gaff.errors import GaffError, InputError, Interrupted, Problem
+from gaff.errors import CheckpointError, GaffError, InputError, Interrupted, Problem
+from gaff.files import TROUBLE
 from gaff.supervisor import progress, retention
 from gaff.supervisor.child import RUN_ID
 from gaff.supervisor.endings import confirm_lock, confirm_save, refuse_to_begin_anew, system_error, was_out_of_time
@@ -154,6 +155,10 @@ class Supervisor:
                     self._mend(step)
             except OSError as error:
                 self._training.wait_out(error)
+            except CheckpointError as error:  # surgery says it in a sentence of its own
+                if not isinstance(error.__cause__, OSError) or error.__cause__.errno not in TROUBLE:
+                    raise
+                self._training.wait_out(error.__cause__)
 
     def _mend(self, step: Step) -> None:
         """One step that trains nothing."""

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -292,3 +293,23 @@ def test_a_guardian_ends_what_its_command_left_behind(tmp_path: Path) -> None:
         assert psutil.Process(left).status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return
+
+
+def test_a_file_system_that_fails_in_a_reset_is_waited_out(
+    tmp_path: Path, template: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reset is announced, so the next turn finishes it."""
+    from gaff.checkpoint import transaction
+
+    real, failures = transaction.os.pwrite, [3]
+
+    def failing(descriptor: int, data: bytes, offset: int) -> int:
+        if "global_step" in os.readlink(f"/proc/self/fd/{descriptor}") and failures[0]:
+            failures[0] -= 1
+            raise OSError(errno.EIO, "Input/output error")
+        return real(descriptor, data, offset)
+
+    monkeypatch.setattr(transaction.os, "pwrite", failing)
+    build(tmp_path / "run", template, {}, "backoff_seconds: 0").run()
+    assert failures == [0]
+    assert tags(tmp_path / "run" / "checkpoints") == [10, 20, 30, 40]

@@ -40,7 +40,7 @@ from gaff.checkpoint.transaction import (
     withdraw,
 )
 from gaff.errors import CheckpointError, InputError, Location, Problem
-from gaff.files import TROUBLE, exclusive_lock, make_directory_durably
+from gaff.files import exclusive_lock, make_directory_durably
 
 _SPARE = 64 << 20  # bytes to leave on the disk
 
@@ -95,8 +95,8 @@ def perform(
         except BaseException as error:
             if not is_announced(tag):  # else whoever comes next needs what was prepared
                 remove_leftovers(tag)
-            if isinstance(error, OSError) and error.errno not in TROUBLE:
-                raise _no_room(tag, error) from None
+            if isinstance(error, OSError):
+                raise _no_room(tag, error) from error
             raise
         return Result(_finish(tag, operation), already_done=False)
 
@@ -160,9 +160,7 @@ def _finish(tag: Path, operation: Operation) -> Record:
                 raise CheckpointError(Problem("bad-write", what, "check the disk", Location(str(tag / name))))
         return commit(tag, operation, outcome)
     except OSError as error:
-        if error.errno in TROUBLE:
-            raise
-        raise _no_room(tag, error, "then finish it with `gaff surgery finish`, or run again") from None
+        raise _no_room(tag, error, "then finish it with `gaff surgery finish`, or run again") from error
 
 
 def new_operation(
