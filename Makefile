@@ -39,7 +39,7 @@ benchmark: $(VENV)/ready  ## what surgery costs, side by side with torch
 benchmark-supervisor: $(VENV)/ready  ## what supervising costs, and how soon the trainer's end is seen: 10 minutes
 	$(BIN)/python -m benchmarks.supervisor
 
-soak: $(VENV)/ready  ## a long run killed 100 times at random, beside the same run in peace: 30 minutes
+soak: $(VENV)/ready  ## a long run killed 100 times at random, beside the same run in peace: half an hour or more
 	$(BIN)/python -m benchmarks.soak --kills 100
 
 # torch first and by itself: its version is fixed, and nothing later may pull another build.
