@@ -8,7 +8,7 @@ CONFIG ?= neox_configs/pythia-70m.yml
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: rehearse test test-fast test-neox test-exhaustive faults lint benchmark benchmark-supervisor soak clean
+.PHONY: rehearse test test-fast test-neox test-exhaustive test-cluster faults lint benchmark benchmark-supervisor soak clean
 
 rehearse: $(VENV)/ready  ## the main job on the bundled trainer: a whole active-forgetting run on this machine
 	$(BIN)/gaff rehearse --config $(CONFIG) --trainer bundled --minutes $(MINUTES)
@@ -17,13 +17,16 @@ test: $(VENV)/ready  ## the whole suite, live runs included: under 10 minutes on
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 test-fast: $(VENV)/ready  ## without the live runs of the bundled trainer
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not exhaustive"
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not exhaustive and not cluster"
 
 test-neox: $(VENV)/ready  ## on unmodified GPT-NeoX, which GPT_NEOX_DIR and GPT_NEOX_PYTHON name: about 25 minutes
 	$(BIN)/python -m pytest -m neox
 
 test-exhaustive: $(VENV)/ready  ## every kill at every durable effect in further layouts: 10 minutes more
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m exhaustive
+
+test-cluster: $(VENV)/ready  ## on a real Slurm and Grid Engine, started here, and images built for real; skips what is not installed
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m cluster
 
 faults: $(VENV)/ready  ## the fault bench: 86 runs disturbed at a chosen moment, the table into docs/faults.md: 15 minutes on 2 cores
 	$(BIN)/python -m tests.faults --jobs 2 --write docs/faults.md

@@ -76,6 +76,14 @@ class TrainerError(GaffError):
 
 
 class Interrupted(GaffError):
-    """The run was stopped from outside; the same command carries on."""
+    """The run was stopped from outside; the same command carries on.
+
+    Attributes:
+        signal: the name of the signal that asked for it; None where the time was over or nothing outside asked.
+    """
 
     exit_code = EXIT_RESUMABLE
+
+    def __init__(self, problems: Problem | Sequence[Problem], signal: str | None = None) -> None:
+        super().__init__(problems)
+        self.signal = signal

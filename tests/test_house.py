@@ -18,6 +18,7 @@ LAYERS = [
     "plan",
     "checkpoint",
     "data",
+    "cluster",
     "trainers",
     "supervisor",
     "report",

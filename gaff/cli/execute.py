@@ -17,6 +17,7 @@ from gaff.plan.plan import Plan
 from gaff.trainers.contract import Trainer
 
 if TYPE_CHECKING:
+    from gaff.cluster.job import Job
     from gaff.supervisor.lock import Lock
     from gaff.supervisor.walltime import Deadline
 
@@ -51,7 +52,13 @@ def held(root: Path) -> Iterator[Lock]:
 
 
 def execute(
-    config: Config, plan: Plan, trainer: Trainer, root: Path, lock: Lock, deadline: Deadline | None = None
+    config: Config,
+    plan: Plan,
+    trainer: Trainer,
+    root: Path,
+    lock: Lock,
+    deadline: Deadline | None = None,
+    job: Job | None = None,
 ) -> None:
     """Do the run, or what is left of it, in run directory ``root``, which is held; then write its curve and report.
 
@@ -64,11 +71,14 @@ def execute(
         root: the run directory.
         lock: what it is held by.
         deadline: the end of the walltime; None without.
+        job: the scheduler's job that this is; None outside of any.
 
     Raises:
         GaffError: see :class:`gaff.supervisor.loop.Supervisor`.
     """
     from gaff.report.live import make_view
+    from gaff.report.queue_news import QueueNews
+    from gaff.report.several import Several
     from gaff.supervisor.journal import Journal
     from gaff.supervisor.loop import Supervisor
     from gaff.supervisor.notify import Notifier
@@ -97,10 +107,11 @@ def execute(
         directory=directory,
         run_id=run_id,
         trainer=trainer,
-        observer=view,
+        observer=view if job is None else Several(view, QueueNews(job, directory.root.name)),
         journal=journal,
         notifier=Notifier(config.gaff.notify, directory.root, notify_failed),
         deadline=deadline,
+        job=job,
         lost=lambda: lock.lost,
         confirm=lock.confirm,
     )

@@ -7,6 +7,7 @@ import argparse
 from pathlib import Path
 
 from gaff.cli.execute import check_everything, execute, held
+from gaff.cli.in_job import run_in_job, spread
 from gaff.cli.plan import add_config_arguments, render_plan
 from gaff.errors import EXIT_DONE
 
@@ -29,20 +30,31 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="stop at a checkpoint before so much time is over, with exit code 75: 90s, 45m, 12h, or as for sbatch;"
         " inside a Slurm job its own limit counts too",
     )
+    parser.add_argument(
+        "--resubmit",
+        choices=("requeue", "follower", "never"),
+        default="never",
+        help="in a job of Slurm or Grid Engine whose time is over: have it put back into the queue, or let a second "
+        "one wait behind it (never)",
+    )
     parser.add_argument("--dry-run", action="store_true", help="check everything and print the plan; launch nothing")
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
+    from gaff.cluster.job import this_job
     from gaff.plan.config import load_config
     from gaff.plan.plan import build_plan
     from gaff.supervisor.run_directory import check_root
     from gaff.supervisor.walltime import find_deadline
     from gaff.trainers.select import select_trainer
 
-    deadline = find_deadline(options.time_limit)
+    job = this_job()
+    deadline = find_deadline(options.time_limit, job)
     root = options.run_dir or Path("runs") / options.config[0].stem
     config = load_config(options.config, options.overrides)
+    if job is not None and not options.dry_run:
+        config = spread(config, options.config, options.overrides, job, root)
     trainer = select_trainer(config, options.neox_dir)
     check_everything(config, trainer)
     check_root(root)
@@ -50,6 +62,17 @@ def run(options: argparse.Namespace) -> int:
     if options.dry_run:
         print(render_plan(plan))
         return EXIT_DONE
+    go_on = None
     with held(root) as lock:
-        execute(config, plan, trainer, root, lock, deadline)
-    return EXIT_DONE
+        if job is None:
+            execute(config, plan, trainer, root, lock, deadline)
+        else:
+            go_on = run_in_job(
+                job,
+                options.resubmit,
+                root,
+                plan.segments[-1].stop,
+                deadline,
+                lambda: execute(config, plan, trainer, root, lock, deadline, job),
+            )
+    return go_on() if go_on else EXIT_DONE

@@ -71,10 +71,10 @@ def out_of_time(what: str, iteration: int, *, again: bool) -> GaffError:
     return GaffError(Problem("too-little-time", words, "give the job more time than a start and some iterations take"))
 
 
-def interrupted(what: str, iteration: int) -> Interrupted:
-    """It was stopped from outside, and the same command carries on after ``iteration``."""
+def interrupted(what: str, iteration: int, signal: str | None = None) -> Interrupted:
+    """It was stopped from outside, by ``signal`` if by one, and the same command carries on after ``iteration``."""
     words = f"{what}; {safe_words(iteration)}"
-    return Interrupted(Problem("interrupted", words, "run the same command again to carry on"))
+    return Interrupted(Problem("interrupted", words, "run the same command again to carry on"), signal)
 
 
 def system_error(error: OSError) -> GaffError:

@@ -94,11 +94,14 @@ class Supervisor:
 
     def _end(self, event: str, notice: Literal["interrupted", "failed"], error: GaffError) -> None:
         """Leave word, as far as a disk that may be full takes it."""
-        run = self.context
+        run, safe = self.context, 0
+        signal = error.signal if isinstance(error, Interrupted) else None
         with contextlib.suppress(OSError, GaffError):
-            run.journal.write(event, why=str(error))
+            safe = progress.judge(run.directory.save).iteration
         with contextlib.suppress(OSError, GaffError):
-            run.notifier.tell(notice, error.problems[0].what, progress.newest(run.directory.save))
+            run.journal.write(event, why=str(error), iteration=safe, signal=signal)
+        with contextlib.suppress(OSError, GaffError):
+            run.notifier.tell(notice, error.problems[0].what, safe)
 
     def _start(self) -> None:
         if RUN_ID in os.environ:
@@ -128,6 +131,7 @@ class Supervisor:
             host=socket.gethostname(),
             pid=os.getpid(),
             time_limit_s=None if run.deadline is None else round(run.deadline.left_s),
+            job=None if run.job is None else run.job.id,
         )
         run.observer.run_started(run.segments, run.segments[-1].stop, done)
 

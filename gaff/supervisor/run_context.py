@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from gaff.cluster.job import Job
 from gaff.plan.config import Config
 from gaff.plan.schedule import Segment
 from gaff.supervisor.journal import Journal
@@ -37,6 +38,7 @@ class RunContext:
         observer, journal, notifier: whom to tell what happens.
         signals: what has come from outside.
         deadline: the end of the walltime; None without.
+        job: the scheduler's job that this is; None outside of any.
         lost: why the run is no longer this supervisor's, as far as it has noticed; None while it is.
         confirm: the same, looked up now.
         pace, history: what was measured and seen so far.
@@ -52,6 +54,7 @@ class RunContext:
     notifier: Notifier
     signals: Signals = field(default_factory=Signals)
     deadline: Deadline | None = None
+    job: Job | None = None
     lost: Callable[[], str | None] = _never_lost
     confirm: Callable[[], str | None] = _never_lost
     pace: Pace = field(default_factory=Pace)

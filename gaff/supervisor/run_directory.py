@@ -9,6 +9,8 @@
       plan.json            segments and resets
       journal.jsonl        the history
       lock                 held by the supervisor at work
+      stop                 where somebody made it: the run stops before the next launch, until it is removed
+      jobs/                what was submitted to a scheduler: scripts, logs, hostfiles
       segments/0001/       one segment: the trainer's config, attempt-1.log, attempt-2.log …
       checkpoints/         the tags, unless the config names another `save`
       checkpoints/set-aside/   tags that were incomplete and not trusted
@@ -99,6 +101,10 @@ class RunDirectory:
     @property
     def plan(self) -> Path:
         return self.root / "plan.json"
+
+    @property
+    def stop(self) -> Path:
+        return self.root / "stop"
 
     @property
     def identity(self) -> Path:

@@ -50,9 +50,16 @@ class Signals:
         self.warned = False
         self.since = 0.0
         self._clock = clock
+        self._warnings = self._told_warnings = 0
+
+    def is_new_warning(self) -> bool:
+        """Whether a warning has come since this was asked before."""
+        before, self._told_warnings = self._told_warnings, self._warnings
+        return before < self._warnings
 
     def _receive(self, number: int, frame: object) -> None:
         now, warning = self._clock(), number in _WARNING
+        self._warnings += warning
         if self.name is None or (self.warned and not warning):
             self.name, self.warned, self.since = signal.Signals(number).name, warning, now
         elif not warning:

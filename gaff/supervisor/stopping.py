@@ -22,7 +22,21 @@ from gaff.supervisor.walltime import Deadline
 
 WALLTIME = "the end of the walltime"
 _LAST_S = 2.0  # before the end of the walltime, for what must not be cut off
+_NEAR_S = 900.0  # a warning that comes so long before the end of the walltime is of that end
 _LOOK_S = 0.5  # how often a tag that is waited for is looked at
+
+
+def stop_asked(signals: Signals, deadline: Deadline | None) -> str | None:
+    """The name of the signal that asks for an end; None while none does.
+
+    A warning (SIGUSR1, SIGUSR2) has the deadline looked up again where a scheduler moves it, for it may be of a
+    preemption.  Close to the deadline it says nothing new: that decides then how far is trained.
+    """
+    if not signals.warned or deadline is None or not deadline.may_move:
+        return signals.name
+    if signals.is_new_warning():
+        deadline.look_again()
+    return None if deadline.left_s <= _NEAR_S else signals.name
 
 
 class Verdict(Enum):
@@ -80,8 +94,8 @@ class Stopping:
         """Why the launch was ended from outside, or will be; None while nothing asks for it."""
         if self._lost():
             return self._lost()
-        if self._signals.name:
-            return self._signals.name
+        if asked := stop_asked(self._signals, self._deadline):
+            return asked
         return WALLTIME if self._is_late() else None
 
     def verdict(self, iteration: int) -> Verdict:
@@ -93,10 +107,11 @@ class Stopping:
                 self._heard = WALLTIME
                 self._told(WALLTIME, None)
             return Verdict.ASK
-        if self._signals.name is None:
+        asked = stop_asked(self._signals, self._deadline)
+        if asked is None:
             return Verdict.GO_ON
-        if self._signals.name != self._heard:  # the first one, or one that leaves less time
-            self._heard = self._signals.name
+        if asked != self._heard:  # the first one, or one that leaves less time
+            self._heard = asked
             self.waits_for = self._next_save(iteration)
             self._told(self._heard, self.waits_for)
         if self.waits_for is None or self._clock() >= self._signals.since + self._allowed_s():

@@ -15,7 +15,7 @@ from gaff.supervisor.operations import tell_operations_by_hand, tell_reset
 from gaff.supervisor.restarts import Restart, Restarts
 from gaff.supervisor.run_context import RunContext
 from gaff.supervisor.state import Train
-from gaff.supervisor.stopping import WALLTIME
+from gaff.supervisor.stopping import WALLTIME, stop_asked
 from gaff.supervisor.tag_care import TagCare
 from gaff.supervisor.walltime import choose_piece
 
@@ -69,7 +69,7 @@ class Training:
         if isinstance(outcome, Stopped) and outcome.reason == WALLTIME:
             raise self._out_of_time(f"stopped by {WALLTIME}", outcome.iteration)
         if isinstance(outcome, Stopped):
-            raise interrupted(f"stopped by {outcome.reason}", outcome.iteration)
+            raise interrupted(f"stopped by {outcome.reason}", outcome.iteration, outcome.reason)
         if isinstance(outcome, Failed):
             self.care.examined.discard(outcome.safe)
             self.care.set_spoilt_aside(outcome.finite_until)
@@ -84,6 +84,9 @@ class Training:
             raise interrupted("stopped before the end of the walltime", piece.stop)
 
     def _out_of_time(self, what: str, iteration: int) -> GaffError:
+        run = self.run
+        if run.deadline is not None and run.deadline.cut_short:  # says nothing about the time that the job was given
+            return interrupted("stopped, for the job's end was moved forward", iteration, run.signals.name)
         return out_of_time(what, iteration, again=iteration == self.stuck_at)
 
     def _restart(self, failed: Failed) -> None:
@@ -150,10 +153,14 @@ class Training:
             time.sleep(min(_WAIT_S, seconds))
 
     def stop_where_asked(self, iteration: int) -> None:
-        """Nothing is running: any signal ends the run here.
+        """Nothing is running: any signal ends the run here, and so does the file ``stop`` in the run directory.
 
         Raises:
             Interrupted: there was one.
         """
-        if self.run.signals.name:
-            raise interrupted(f"stopped by {self.run.signals.name}", iteration)
+        stop = self.run.directory.stop
+        if stop.exists():
+            raise interrupted(f"stopped by the file {stop}, which keeps the run from going on", iteration, "stop")
+        asked = stop_asked(self.run.signals, self.run.deadline)
+        if asked:
+            raise interrupted(f"stopped by {asked}", iteration, asked)

@@ -3,15 +3,14 @@
 
 from __future__ import annotations
 
-import os
-import re
-import subprocess
+import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Literal
 
+from gaff.cluster.job import Job
+from gaff.cluster.times import parse_time
 from gaff.errors import InputError, Problem
 from gaff.plan.schedule import Segment
 from gaff.supervisor.pace import Pace
@@ -22,10 +21,8 @@ _MOST_RESERVE_S = 120.0
 _MEASURED = 5  # iterations at least, where no speed is known yet
 _FEW = 20  # are trained without a known speed where they end a segment
 _ALIGN_SHARE = 0.05  # of the iterations that fit, which may be given up to stop where the trainer logs a line
-_ASK_SLURM_S = 20.0
-_SLURM_LIMIT = re.compile(r"\bEndTime=(\S+)")
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-_PARTS = re.compile(r"(?:(?P<days>\d+)-)?(?P<rest>\d+(?::\d+){0,2})")
+_MOVED_S = 20.0  # more than clocks and schedulers differ by
+_PATIENCE_S = 120.0  # with a scheduler that does not say how much time there is
 
 Goal = Literal["reset", "end", "walltime", "measure"]
 
@@ -36,11 +33,37 @@ class Deadline:
     Args:
         seconds: from now.
         clock: seconds, never set back.
+        limit: seconds from now that the source cannot put off; None for none.
+        source: says the seconds that are left, where they may change; None where it cannot say.
+
+    Attributes:
+        cut_short: it was moved forward, as by a preemption.
     """
 
-    def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        seconds: float,
+        clock: Callable[[], float] = time.monotonic,
+        limit: float | None = None,
+        source: Callable[[], float | None] | None = None,
+    ) -> None:
         self._clock = clock
         self._end = clock() + seconds
+        self._latest = math.inf if limit is None else clock() + limit
+        self._source = source
+        self.cut_short = False
+
+    @property
+    def may_move(self) -> bool:
+        """Whether somebody can be asked anew."""
+        return self._source is not None
+
+    def look_again(self) -> None:
+        """Ask the source, for a job's end may be moved: by its owner, or by a job that takes its nodes."""
+        seconds = self._source() if self._source else None
+        if seconds is not None:
+            before, self._end = self._end, min(self._clock() + seconds, self._latest)
+            self.cut_short = self.cut_short or self._end < before - _MOVED_S
 
     @property
     def left_s(self) -> float:
@@ -54,68 +77,23 @@ class Deadline:
         return left - min(max(_RESERVE_S, left * _RESERVE_SHARE), _MOST_RESERVE_S)
 
 
-def parse_time_limit(text: str) -> float:
-    """Seconds of a time: with a unit, ``90s`` or ``12h``, or as ``sbatch --time`` takes it, ``1:30:00`` or ``2-12``.
+def find_deadline(limit: str | None, job: Job | None = None) -> Deadline | None:
+    """The end of this run's time: ``--time-limit``, and what the job's scheduler says; of both the earlier.
 
     Raises:
-        InputError: it is none.
+        InputError: the limit is no time.
     """
-    unit = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd])", text.strip())
-    seconds = float(unit[1]) * _UNITS[unit[2]] if unit else _slurm_time(text)
-    if seconds <= 0:
-        raise _no_time(text)
-    return seconds
-
-
-def _slurm_time(text: str) -> float:
-    """sbatch(1): minutes, minutes:seconds, hours:minutes:seconds, days-hours, days-hours:minutes[:seconds]."""
-    match = _PARTS.fullmatch(text.strip())
-    if not match:
-        raise _no_time(text)
-    parts = [int(part) for part in match["rest"].split(":")]
-    if match["days"] is not None:
-        hours, minutes, seconds = (*parts, 0, 0)[:3]
-        return int(match["days"]) * 86400.0 + hours * 3600 + minutes * 60 + seconds
-    if len(parts) == 1:
-        return parts[0] * 60.0
-    hours, minutes, seconds = ([0, *parts] if len(parts) == 2 else parts)[:3]
-    return hours * 3600.0 + minutes * 60 + seconds
-
-
-def _no_time(text: str) -> InputError:
-    what = f"--time-limit {text!r} is no time"
-    return InputError(Problem("time-limit", what, "write 90s, 45m, 12h, or as for sbatch: 2-12:00:00 or minutes"))
-
-
-def slurm_seconds_left(environment: Mapping[str, str] = os.environ) -> float | None:
-    """What Slurm leaves to the job that this process is in; None outside of one, without a limit, or unanswered.
-
-    Newer versions say the end in SLURM_JOB_END_TIME; 22.05 is asked with ``scontrol``, which blocks for a while when
-    its controller is down.
-    """
-    job = environment.get("SLURM_JOB_ID", "")
-    if not job.isdecimal():
-        return None
-    end = environment.get("SLURM_JOB_END_TIME", "")
-    if end.isdecimal():
-        return float(end) - time.time()
     try:
-        asked = ["scontrol", "show", "job", job]
-        answer = subprocess.run(asked, capture_output=True, text=True, timeout=_ASK_SLURM_S, check=False).stdout
-    except (OSError, subprocess.TimeoutExpired):
+        own = None if limit is None else parse_time(limit)
+    except ValueError:
+        remedy = "write 90s, 45m, 12h, or as for sbatch: 2-12:00:00 or minutes"
+        raise InputError(Problem("time-limit", f"--time-limit {limit!r} is no time", remedy)) from None
+    told = None if job is None else job.seconds_left(_PATIENCE_S)
+    seconds = min((s for s in (told, own) if s is not None), default=None)
+    if seconds is None:
         return None
-    told = _SLURM_LIMIT.search(answer)
-    try:
-        return datetime.fromisoformat(told[1]).timestamp() - time.time() if told else None
-    except ValueError:  # "Unknown", "UNLIMITED"
-        return None
-
-
-def find_deadline(limit: str | None) -> Deadline | None:
-    """The end of this run's time: ``--time-limit``, else what Slurm says; of both the earlier."""
-    found = [slurm_seconds_left(), None if limit is None else parse_time_limit(limit)]
-    seconds = min((s for s in found if s is not None), default=None)
-    return None if seconds is None else Deadline(seconds)
+    moves = job if job is not None and job.scheduler == "Slurm" else None  # Grid Engine does not move a job's end
+    return Deadline(seconds, limit=own, source=None if moves is None else moves.seconds_left)
 
 
 @dataclass(frozen=True)

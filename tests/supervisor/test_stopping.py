@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import shutil
+import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,13 @@ SETTINGS = WatchSettings(grace_seconds=20, warning_seconds=100)
 class Scene:
     """A launch from 100 to 200, a second an iteration and 5 s to end, seen after iteration 150."""
 
-    def __init__(self, save: Path, saves: tuple[int, ...] = (200,), deadline_s: float | None = None) -> None:
+    def __init__(
+        self,
+        save: Path,
+        saves: tuple[int, ...] = (200,),
+        deadline_s: float | None = None,
+        jobs_end: Callable[[], float] | None = None,
+    ) -> None:
         self.now = 0.0
         self.pace = Pace(lambda: self.now)
         self.told: list[tuple[str, int | None]] = []
@@ -38,12 +46,15 @@ class Scene:
                 self.now += 5
                 self.pace.ended()
         self.signals = Signals(lambda: self.now)
-        deadline = None if deadline_s is None else Deadline(deadline_s, lambda: self.now)
-        fields: dict[str, Any] = {"deadline": deadline, "told": lambda *news: self.told.append(news)}
+        self.deadline = None if deadline_s is None else Deadline(deadline_s, lambda: self.now, source=jobs_end)
+        fields: dict[str, Any] = {"deadline": self.deadline, "told": lambda *news: self.told.append(news)}
         self.stopping = Stopping(self.signals, SETTINGS, self.pace, saves, save, clock=lambda: self.now, **fields)
 
     def signal(self, name: str, warned: bool = False) -> None:
         self.signals.name, self.signals.warned, self.signals.since = name, warned, self.now
+
+    def warn(self) -> None:
+        self.signals._receive(signal.SIGUSR1, None)
 
     def verdict(self, iteration: int = 150) -> Verdict:
         return self.stopping.verdict(iteration)
@@ -157,3 +168,22 @@ def test_a_trainer_that_ends_by_itself_is_left_to_it(tmp_path: Path, unpacked_ch
     write_tag(tmp_path, unpacked_checkpoints / "zero1-fp32-pp1-tp1-dp1" / "global_step5", 200)
     scene.now += 10
     assert scene.verdict(200) is Verdict.GO_ON
+
+
+def test_a_warning_close_to_a_jobs_end_leaves_it_to_the_deadline(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, deadline_s=5000.0, jobs_end=lambda: 300.0)
+    scene.warn()
+    assert scene.verdict() is Verdict.GO_ON
+    assert scene.stopping.reason is None
+    assert scene.deadline is not None
+    assert (scene.deadline.left_s, scene.deadline.cut_short) == (300.0, True)
+    scene.now += 298
+    assert scene.verdict() is Verdict.ASK, "its time is over"
+
+
+def test_a_warning_far_from_a_jobs_end_asks_for_one(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, deadline_s=5000.0, jobs_end=lambda: 5000.0)
+    scene.warn()
+    assert scene.verdict() is Verdict.GO_ON, "55 s to the checkpoint at 200, and 100 are allowed"
+    assert scene.stopping.waits_for == 200
+    assert scene.stopping.reason == "SIGUSR1"

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -11,7 +13,7 @@ from gaff.errors import InputError
 from gaff.plan.schedule import Reset, Segment
 from gaff.supervisor.journal import Entry
 from gaff.supervisor.pace import Pace
-from gaff.supervisor.walltime import Deadline, Piece, choose_piece, find_deadline, parse_time_limit, slurm_seconds_left
+from gaff.supervisor.walltime import Deadline, Piece, choose_piece, find_deadline
 from gaff.trainers.contract import IterationLogged
 
 SEGMENT = Segment(2, 1000, 2000, Reset(2, 2000))
@@ -42,30 +44,6 @@ def chosen(seconds: float | None, pace: Pace, start: int = 1000, log_interval: i
     clock = Clock()
     deadline = None if seconds is None else Deadline(seconds, clock)
     return choose_piece(SEGMENT, start, pace, deadline, one_save, log_interval)
-
-
-@pytest.mark.parametrize(
-    ("text", "seconds"),
-    [
-        ("60s", 60),
-        ("1.5h", 5400),
-        ("45m", 2700),
-        ("2d", 172_800),
-        ("90", 5400),
-        ("10:30", 630),
-        ("1:30:00", 5400),
-        ("2-12", 216_000),
-        ("1-02:03:04", 93_784),
-    ],
-)
-def test_times_are_read_as_sbatch_reads_them(text: str, seconds: float) -> None:
-    assert parse_time_limit(text) == seconds
-
-
-@pytest.mark.parametrize("text", ["", "soon", "0", "-5", "1:2:3:4", "1-", "5x"])
-def test_what_is_no_time_is_refused(text: str) -> None:
-    with pytest.raises(InputError, match="--time-limit"):
-        parse_time_limit(text)
 
 
 def test_without_a_limit_a_launch_goes_to_the_segments_end() -> None:
@@ -231,31 +209,40 @@ def test_figures_that_are_none_are_left_out() -> None:
     assert (pace.iteration_s, pace.start_s, pace.end_s) == (None, None, None)
 
 
-def scontrol(folder: Path, answer: str) -> str:
-    """A stand-in: a real Slurm is issue 6's."""
-    program = folder / "scontrol"
-    program.write_text(f"#!/bin/sh\necho '{answer}'\n")
-    program.chmod(0o755)
-    return str(folder)
+def job(seconds: float | None) -> Any:
+    """A job of Slurm that has so much time left."""
+    return SimpleNamespace(scheduler="Slurm", seconds_left=lambda patience_s=0.0: seconds)
 
 
-def test_slurm_says_when_the_job_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from datetime import datetime, timedelta
-
-    end = (datetime.now() + timedelta(hours=2)).isoformat(timespec="seconds")
-    monkeypatch.setenv("PATH", f"{scontrol(tmp_path, f'TimeLimit=02:00:00 EndTime={end} Deadline=N/A')}:/bin:/usr/bin")
-    left = slurm_seconds_left({"SLURM_JOB_ID": "7"})
-    assert left is not None
-    assert 7000 < left <= 7200
-    monkeypatch.setenv("SLURM_JOB_ID", "7")
-    monkeypatch.delenv("SLURM_JOB_END_TIME", raising=False)
-    both = find_deadline("30m")
+def test_of_the_jobs_end_and_the_limit_the_earlier_counts() -> None:
+    both = find_deadline("30m", job(7200.0))
     assert both is not None
-    assert both.left_s <= 1800, "of both the earlier"
+    assert 1790 < both.left_s <= 1800
+    only = find_deadline(None, job(7200.0))
+    assert only is not None
+    assert 7190 < only.left_s <= 7200
+    assert find_deadline(None, job(None)) is None
+    assert find_deadline(None) is None
 
 
-@pytest.mark.parametrize("answer", ["EndTime=Unknown", "", "EndTime=UNLIMITED"])
-def test_a_job_without_an_end_has_no_limit(answer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", f"{scontrol(tmp_path, answer)}:/bin:/usr/bin")
-    assert slurm_seconds_left({"SLURM_JOB_ID": "7"}) is None
-    assert slurm_seconds_left({}) is None
+def test_an_end_that_was_moved_is_seen_when_it_is_looked_up_again() -> None:
+    left, now = [5000.0], 100.0
+    deadline = Deadline(5000, lambda: now, limit=6000, source=lambda: left[0])
+    left[0] = 9000.0
+    deadline.look_again()
+    assert deadline.left_s == 6000, "a limit of one's own is not put off"
+    assert not deadline.cut_short
+    left[0] = 10.0
+    deadline.look_again()
+    assert (deadline.left_s, deadline.cut_short) == (10.0, True)
+
+
+def test_a_scheduler_that_does_not_answer_moves_nothing() -> None:
+    deadline = Deadline(5000, lambda: 0.0, source=lambda: None)
+    deadline.look_again()
+    assert (deadline.left_s, deadline.cut_short) == (5000.0, False)
+
+
+def test_a_limit_that_is_no_time_is_refused() -> None:
+    with pytest.raises(InputError, match="--time-limit 'soon' is no time"):
+        find_deadline("soon")

@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``gaff run`` inside a job of Slurm or Grid Engine: all its nodes, and how it goes on when its time is over."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gaff.cli.output import note, say
+from gaff.errors import EXIT_RESUMABLE, GaffError, Interrupted
+from gaff.plan.config import Config, load_config
+from gaff.plan.typed import text
+from gaff.report import format as fmt
+
+if TYPE_CHECKING:
+    from gaff.cluster.job import Job
+    from gaff.supervisor.resubmission import Mode
+    from gaff.supervisor.walltime import Deadline
+
+
+def spread(config: Config, paths: Sequence[Path], overrides: Sequence[str], job: Job, root: Path) -> Config:
+    """A config whose ranks run on all nodes of the job; as it is where that is one, or where it names a hostfile.
+
+    Args:
+        config: read from ``paths`` with ``overrides``.
+        root: the run directory, in which the hostfile is written.
+    """
+    from gaff.cluster.allocation import launch_overrides
+
+    more = launch_overrides(job, text(config, "hostfile") is not None, text(config, "launcher"), root)
+    return load_config(paths, [*overrides, *more]) if more else config
+
+
+def run_in_job(
+    job: Job, mode: Mode, root: Path, train_iters: int, deadline: Deadline | None, work: Callable[[], None]
+) -> Callable[[], int] | None:
+    """Do the run, and arrange how it goes on.  The run directory is held.
+
+    Args:
+        job: this one.
+        mode: how it goes on when its time is over.
+        root: the run directory.
+        train_iters: the run's last iteration.
+        deadline: the end of its time, as far as it is known.
+        work: does what is left of the run.
+
+    Returns:
+        What is to be done last of all, when the run directory is free again: it returns the exit code.  None where the
+        run is finished.
+
+    Raises:
+        GaffError: the run failed, was stopped by a person, or makes no progress.
+    """
+    from gaff.cluster.sentinel import sentinel
+    from gaff.supervisor.resubmission import Resubmission
+
+    say(_describe(job, deadline))
+    queue = Resubmission(job, mode, root.absolute())
+    goes_on = False
+    with sentinel(job):
+        try:
+            queue.begin(_is_done(root, train_iters))
+            work()
+            return None
+        except Interrupted as error:
+            goes_on = queue.wanted(error)
+            if not goes_on:
+                raise
+            for problem in error.problems:
+                note(f"gaff: {problem}")
+            return lambda: _go_on(queue.mode, job)
+        finally:
+            try:
+                queue.end(goes_on)
+            except (GaffError, OSError) as error:  # a full disk, say, must not keep the job from coming back
+                note(f"gaff: {error}")
+
+
+def _go_on(mode: Mode, job: Job) -> int:
+    """The last act of a job.  Slurm ends one that puts itself back with SIGTERM, which must not cut that short."""
+    if mode == "follower":
+        note(f"gaff: the run goes on in the job that waits behind {job.scheduler}'s {job.id}.")
+        return EXIT_RESUMABLE
+    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
+    code = job.put_back()
+    note(f"gaff: {job.scheduler}'s job {job.id} goes back into the queue and carries the run on.")
+    return code
+
+
+def _is_done(root: Path, train_iters: int) -> bool:
+    from gaff.supervisor.journal import read_entries
+
+    finished = (entry for entry in read_entries(root) if entry.event == "run_finished")
+    return any(entry.number("iteration") == train_iters for entry in finished)
+
+
+def _describe(job: Job, deadline: Deadline | None) -> str:
+    """Who this is, for the first line of the log."""
+    parts = [f"{job.scheduler}'s job {job.id}"]
+    parts += [f"restart {job.restarts}"] if job.restarts else []
+    parts += [f"on {', '.join(job.nodes)}"] if job.nodes else []
+    parts += [f"{fmt.duration(deadline.left_s)} left"] if deadline else ["no end of its time is known"]
+    return ", ".join(parts)

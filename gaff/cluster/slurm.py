@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Slurm, seen from a login node: directives, ``sbatch --test-only``, ``sbatch``, ``squeue``.
+
+Verified with Slurm 22.05; sbatch(1), squeue(1).
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from gaff.cluster.asking import Answer, ask, insist
+from gaff.cluster.profile import SchedulerName
+from gaff.cluster.refusals import refusal
+from gaff.cluster.request import JobRequest
+from gaff.cluster.times import clock_time
+from gaff.errors import GaffError, InputError, Problem
+
+_PATIENCE_S = 90.0  # with a controller that is away, before a submission is given up
+_AWAY = re.compile(
+    r"unable to contact|connection (refused|timed out|reset)|socket timed out|zero bytes|transport endpoint|"
+    r"communication (connection )?failure|unexpected message|backup controller|try again later",
+    re.IGNORECASE,
+)
+_STARTS = re.compile(r"to start at (\S+)")
+_LIVING = ("PENDING", "CONFIGURING", "RUNNING", "SUSPENDED", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "RESIZING")
+
+
+def is_away(answer: Answer) -> bool:
+    """Whether a program of Slurm failed because the controller did not answer."""
+    return answer.code is None or bool(_AWAY.search(answer.err))
+
+
+class Slurm:
+    """See :class:`gaff.cluster.request.Scheduler`."""
+
+    name: SchedulerName = "slurm"
+    title = "Slurm"
+    template = "gaff.sbatch"
+    directive = "#SBATCH"
+
+    def missing(self) -> str | None:
+        return next((name for name in ("sbatch", "squeue", "scontrol") if shutil.which(name) is None), None)
+
+    def directives(self, request: JobRequest) -> list[str]:
+        """``--export`` is not among them: the names that are handed over stand on sbatch's command line."""
+        profile = request.profile
+        log = "%A_%a.log" if request.array else "%j.log"
+        return [
+            f"--job-name={request.name}",
+            f"--chdir={request.directory}",
+            f"--output={_pattern(request.logs / log)}",
+            "--open-mode=append",
+            *_asked(profile, "partition", "account", "qos", "constraint", "reservation"),
+            *_sizes(request),
+            f"--time={clock_time(profile.seconds)}",
+            f"--signal=B:USR1@{profile.signal_seconds}",
+            "--requeue" if profile.resubmit != "follower" else "--no-requeue",
+            "--export=NONE",
+            *([f"--array=0-{len(request.runs) - 1}"] if request.array else []),
+            *profile.options,
+        ]
+
+    def task_number(self) -> tuple[str, int]:
+        return "SLURM_ARRAY_TASK_ID", 0
+
+    def task(self, job: str, number: int) -> str:
+        return f"{job}_{number}"
+
+    def check(self, script: Path, request: JobRequest) -> str | None:
+        answer = insist(["sbatch", "--test-only", str(script)], _PATIENCE_S, is_away)
+        if not answer.ok:
+            if is_away(answer):
+                raise _no_answer(answer)
+            raise InputError(refusal(self.title, answer.words, request.profile))
+        starts = _STARTS.search(answer.err)
+        return None if starts is None else f"at {starts[1]} at the latest, as things stand"
+
+    def submit(self, script: Path, request: JobRequest) -> str:
+        words = ["sbatch", "--parsable"]
+        if request.handed:
+            words.append(f"--export={','.join(request.handed)}")
+        answer = insist([*words, str(script)], _PATIENCE_S, is_away)
+        if not answer.ok:
+            if is_away(answer):
+                raise _no_answer(answer)
+            raise InputError(refusal(self.title, answer.words, request.profile))
+        return answer.out.splitlines()[-1].partition(";")[0]  # "ID;CLUSTER" where there are several clusters
+
+    def alive(self, job: str) -> bool | None:
+        answer = ask(["squeue", "-h", "-j", job, "-o", "%T"])
+        if answer.ok:
+            return any(state in _LIVING for state in answer.out.split())
+        return False if "invalid job id" in answer.err.lower() else None
+
+
+def _asked(profile: object, *keys: str) -> Iterator[str]:
+    for key in keys:
+        value = getattr(profile, key)
+        if value is not None:
+            yield f"--{key}={value}"
+
+
+def _sizes(request: JobRequest) -> Iterator[str]:
+    """Tasks are what GPT-NeoX's own launcher starts: one a rank where several nodes take part, else GAFF alone."""
+    profile = request.profile
+    tasks = profile.slots if profile.nodes > 1 else 1
+    yield f"--nodes={profile.nodes}"
+    yield f"--ntasks-per-node={tasks}"
+    if profile.gpus_per_node:
+        yield f"--gres={profile.gres}:{profile.gpus_per_node}"
+    if profile.cpus_per_node:
+        yield f"--cpus-per-task={max(1, profile.cpus_per_node // tasks)}"
+    if profile.memory is not None:
+        yield f"--mem={profile.memory}"
+    if profile.exclusive:
+        yield "--exclusive"
+
+
+def _pattern(path: Path) -> str:
+    """A path in which sbatch expands only its last part: it doubles what it is to leave alone."""
+    return f"{str(path.parent).replace('%', '%%')}/{path.name}"
+
+
+def _no_answer(answer: Answer) -> GaffError:
+    what = f"Slurm's controller does not answer ({answer.words})"
+    return GaffError(Problem("scheduler-away", what, "give the same command again when `squeue` answers"))

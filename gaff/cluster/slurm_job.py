@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A job of Slurm, seen from inside.  Verified with Slurm 22.05; scontrol(1), sbatch(1)."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+from gaff.cluster.asking import Answer, ask, insist
+from gaff.cluster.job import HANDED, SCRIPT, Cause
+from gaff.cluster.slurm import is_away
+from gaff.errors import EXIT_RESUMABLE, GaffError, Problem
+
+_ASK_S = 10.0
+_PATIENCE_S = 600.0  # to be queued again: a run of weeks must not end because a controller was away for some minutes
+_FACT = re.compile(r"(?:^|\s)(\w+)=(\S*)")
+
+
+@dataclass(frozen=True)
+class SlurmJob:
+    """See :class:`gaff.cluster.job.Job`."""
+
+    id: str
+    restarts: int
+    nodes: tuple[str, ...]
+    slots: int
+    environ: Mapping[str, str] = field(repr=False)
+    scheduler: str = "Slurm"
+
+    @classmethod
+    def of(cls, environ: Mapping[str, str]) -> SlurmJob | None:
+        """From the variables that Slurm sets; None outside of a job."""
+        number = environ.get("SLURM_JOB_ID", "")
+        if not number.isdecimal():
+            return None
+        array, task = environ.get("SLURM_ARRAY_JOB_ID", ""), environ.get("SLURM_ARRAY_TASK_ID", "")
+        # The bare number may stand for the whole array, whose other tasks are other runs.
+        own = f"{array}_{task}" if array.isdecimal() and task.isdecimal() else number
+        nodes = _nodes(environ)
+        return cls(own, _number(environ, "SLURM_RESTART_COUNT", 0), nodes, _slots(environ, len(nodes)), environ)
+
+    @property
+    def script(self) -> Path | None:
+        named = self.environ.get(SCRIPT)
+        return Path(named) if named else None
+
+    def seconds_left(self, patience_s: float = 0.0) -> float | None:
+        """Slurm 22.05 says the end to the second in ``EndTime``; ``squeue -o %L`` rounds a limit that was changed."""
+        facts = self._facts(patience_s)
+        end = facts.get("EndTime") or self._end_at_start()
+        with contextlib.suppress(ValueError):  # "Unknown", "UNLIMITED"
+            return datetime.fromisoformat(end).timestamp() - time.time()
+        return None
+
+    def cause(self, signal: str) -> Cause:
+        facts = self._facts(patience_s=0.0)
+        if not facts:
+            return Cause.UNKNOWN
+        if _number(facts, "Restarts", 0) > self.restarts:
+            return Cause.PUT_BACK
+        if facts.get("PreemptTime", "None") not in ("None", "Unknown"):
+            return Cause.PREEMPTED
+        if facts.get("Reason") == "TimeLimit" or signal in ("SIGUSR1", "SIGUSR2"):
+            return Cause.TIME
+        return Cause.CANCELLED
+
+    def put_back(self) -> int:
+        answer = insist(["scontrol", "requeue", self.id], _PATIENCE_S, is_away)
+        if answer.ok or self._is_put_back():
+            return EXIT_RESUMABLE
+        raise _refused("put this job back into the queue", f"scontrol requeue {self.id}", answer)
+
+    def add_follower(self) -> str:
+        script = self.script
+        if script is None:
+            what = f"{SCRIPT} does not name the job's script, which a follower is made from"
+            raise GaffError(Problem("job-script-unknown", what, f"export {SCRIPT}=$0 in it, as slurm/gaff.sbatch does"))
+        handed = self.environ.get(HANDED, "")
+        words = ["sbatch", "--parsable", f"--dependency=afterany:{self.id}"]
+        words += [f"--export={handed}"] if handed else []
+        if "_" in self.id:
+            words.append(f"--array={self.id.partition('_')[2]}")
+        # What this job was given would beat the script's own lines: SBATCH_* options, and the step's variables.
+        clean = {k: v for k, v in os.environ.items() if not k.startswith(("SBATCH_", "SLURM_")) or k == "SLURM_CONF"}
+        answer = insist([*words, str(script)], _PATIENCE_S, is_away, clean)
+        if not answer.ok:
+            raise _refused("take the job that is to follow", f"sbatch --dependency=afterany:{self.id}", answer)
+        return answer.out.splitlines()[-1].partition(";")[0]
+
+    def drop(self, follower: str) -> None:
+        answer = insist(["scancel", follower], _ASK_S * 3, is_away)
+        if not answer.ok:
+            raise _refused("cancel the job that was to follow", f"scancel {follower}", answer)
+
+    def tell(self, name: str, comment: str) -> bool:
+        words = ["scontrol", "update", f"jobid={self.id}", f"name={name}", f"comment={comment}"]
+        return ask(words, _ASK_S).ok
+
+    def _is_put_back(self) -> bool:
+        return _number(self._facts(patience_s=0.0), "Restarts", 0) > self.restarts
+
+    def _facts(self, patience_s: float) -> dict[str, str]:
+        """``scontrol show job``; empty where it does not answer."""
+        words = ["scontrol", "show", "job", self.id]
+        answer = insist(words, patience_s, is_away) if patience_s else ask(words, _ASK_S)
+        return dict(_FACT.findall(answer.out)) if answer.ok else {}
+
+    def _end_at_start(self) -> str:
+        """Newer versions tell each job when it will end."""
+        end = self.environ.get("SLURM_JOB_END_TIME", "")
+        return datetime.fromtimestamp(int(end)).isoformat() if end.isdecimal() else ""
+
+
+def _nodes(environ: Mapping[str, str]) -> tuple[str, ...]:
+    listed = environ.get("SLURM_JOB_NODELIST", "")
+    if not re.search(r"[\[,]", listed):
+        return (listed,) if listed else ()
+    answer = ask(["scontrol", "show", "hostnames", listed], _ASK_S)  # works without the controller
+    return tuple(answer.out.split()) if answer.ok else ()
+
+
+def _slots(environ: Mapping[str, str], nodes: int) -> int:
+    """Tasks are ranks where the launcher is Slurm's; a job of one task a node leaves the ranks to its GPUs."""
+    tasks = _number(environ, "SLURM_NTASKS", 1)
+    per_node = tasks // max(nodes, 1)
+    return per_node if per_node > 1 else _number(environ, "SLURM_GPUS_ON_NODE", 1)
+
+
+def _number(facts: Mapping[str, str], name: str, default: int) -> int:
+    text = facts.get(name, "")
+    return int(text) if text.isdecimal() else default
+
+
+def _refused(what: str, command: str, answer: Answer) -> GaffError:
+    why = f"Slurm did not {what} ({answer.words})"
+    return GaffError(Problem("scheduler-refused", why, f"give `{command}` by hand, or submit the run again"))
