@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -59,6 +59,7 @@ def execute(
     lock: Lock,
     deadline: Deadline | None = None,
     job: Job | None = None,
+    gone: Callable[[], str | None] = lambda: None,
 ) -> None:
     """Do the run, or what is left of it, in run directory ``root``, which is held; then write its curve and report.
 
@@ -72,6 +73,7 @@ def execute(
         lock: what it is held by.
         deadline: the end of the walltime; None without.
         job: the scheduler's job that this is; None outside of any.
+        gone: why this process must make way for another, whatever its lock says; None while it need not.
 
     Raises:
         GaffError: see :class:`gaff.supervisor.loop.Supervisor`.
@@ -112,8 +114,8 @@ def execute(
         notifier=Notifier(config.gaff.notify, directory.root, notify_failed),
         deadline=deadline,
         job=job,
-        lost=lambda: lock.lost,
-        confirm=lock.confirm,
+        lost=lambda: gone() or lock.lost,
+        confirm=lambda: gone() or lock.confirm(),
     )
     try:
         Supervisor(context).run()

@@ -4,20 +4,27 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gaff.cli.execute import held
 from gaff.cli.output import note, say
-from gaff.errors import EXIT_RESUMABLE, GaffError, Interrupted
+from gaff.errors import EXIT_RESUMABLE, GaffError, InputError, Interrupted
 from gaff.plan.config import Config, load_config
 from gaff.plan.typed import text
 from gaff.report import format as fmt
 
 if TYPE_CHECKING:
     from gaff.cluster.job import Job
+    from gaff.supervisor.lock import Lock
     from gaff.supervisor.resubmission import Mode
     from gaff.supervisor.walltime import Deadline
+
+_MAKE_WAY_S = 600.0  # the earlier start looks once a minute whether it is one
+_LOOK_S = 5.0
 
 
 def spread(config: Config, paths: Sequence[Path], overrides: Sequence[str], job: Job, root: Path) -> Config:
@@ -33,8 +40,45 @@ def spread(config: Config, paths: Sequence[Path], overrides: Sequence[str], job:
     return load_config(paths, [*overrides, *more]) if more else config
 
 
+@contextmanager
+def held_by_job(root: Path, job: Job) -> Iterator[Lock]:
+    """Hold the run directory while the block runs, also where an earlier start of the same job has not let go yet.
+
+    Raises:
+        InputError: another job, or somebody else, is at work in it; or the earlier start does not end.
+    """
+    until = time.monotonic() + _MAKE_WAY_S
+    with ExitStack() as stack:
+        told = False
+        while True:
+            try:
+                lock = stack.enter_context(held(root))
+                break
+            except InputError as error:
+                is_earlier = error.problems[0].id == "run-locked" and _is_of_earlier_start(root, job)
+                if not is_earlier or time.monotonic() > until:
+                    raise
+            if not told:
+                note(f"gaff: an earlier start of {job.scheduler}'s job {job.id} is still at work here: waiting for it.")
+                told = True
+            time.sleep(_LOOK_S)
+        yield lock
+
+
+def _is_of_earlier_start(root: Path, job: Job) -> bool:
+    from gaff.supervisor.journal import read_entries
+
+    started = [entry for entry in read_entries(root) if entry.event == "run_started"]
+    return job.restarts > 0 and bool(started) and started[-1].text("job") == job.id
+
+
 def run_in_job(
-    job: Job, mode: Mode, root: Path, train_iters: int, deadline: Deadline | None, work: Callable[[], None]
+    job: Job,
+    mode: Mode,
+    root: Path,
+    train_iters: int,
+    deadline: Deadline | None,
+    work: Callable[[Callable[[], str | None]], None],
 ) -> Callable[[], int] | None:
     """Do the run, and arrange how it goes on.  The run directory is held.
 
@@ -44,7 +88,7 @@ def run_in_job(
         root: the run directory.
         train_iters: the run's last iteration.
         deadline: the end of its time, as far as it is known.
-        work: does what is left of the run.
+        work: does what is left of the run; is given what tells why it must make way for another start of the job.
 
     Returns:
         What is to be done last of all, when the run directory is free again: it returns the exit code.  None where the
@@ -54,15 +98,16 @@ def run_in_job(
         GaffError: the run failed, was stopped by a person, or makes no progress.
     """
     from gaff.cluster.sentinel import sentinel
+    from gaff.cluster.vigil import Vigil
     from gaff.supervisor.resubmission import Resubmission
 
     say(_describe(job, deadline))
     queue = Resubmission(job, mode, root.absolute())
     goes_on = False
-    with sentinel(job):
+    with sentinel(job), Vigil(job) as vigil:
         try:
             queue.begin(_is_done(root, train_iters))
-            work()
+            work(lambda: vigil.lost)
             return None
         except Interrupted as error:
             goes_on = queue.wanted(error)

@@ -7,7 +7,7 @@ import argparse
 from pathlib import Path
 
 from gaff.cli.execute import check_everything, execute, held
-from gaff.cli.in_job import run_in_job, spread
+from gaff.cli.in_job import held_by_job, run_in_job, spread
 from gaff.cli.plan import add_config_arguments, render_plan
 from gaff.errors import EXIT_DONE
 
@@ -62,17 +62,17 @@ def run(options: argparse.Namespace) -> int:
     if options.dry_run:
         print(render_plan(plan))
         return EXIT_DONE
-    go_on = None
-    with held(root) as lock:
-        if job is None:
+    if job is None:
+        with held(root) as lock:
             execute(config, plan, trainer, root, lock, deadline)
-        else:
-            go_on = run_in_job(
-                job,
-                options.resubmit,
-                root,
-                plan.segments[-1].stop,
-                deadline,
-                lambda: execute(config, plan, trainer, root, lock, deadline, job),
-            )
+        return EXIT_DONE
+    with held_by_job(root, job) as lock:
+        go_on = run_in_job(
+            job,
+            options.resubmit,
+            root,
+            plan.segments[-1].stop,
+            deadline,
+            lambda gone: execute(config, plan, trainer, root, lock, deadline, job, gone),
+        )
     return go_on() if go_on else EXIT_DONE

@@ -64,6 +64,10 @@ class Job(Protocol):
         """Why ``signal`` came."""
         ...
 
+    def is_superseded(self) -> bool:
+        """Whether the scheduler counts another start of it since this one; False where it does not answer."""
+        ...
+
     def put_back(self) -> int:
         """Have it queued again under its own id.  The last thing that a process does: it may be ended by it.
 

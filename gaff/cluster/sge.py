@@ -1,18 +1,36 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Grid Engine, seen from a login node: directives, ``qsub -w v``, ``qsub``, ``qstat``."""
+"""Grid Engine, seen from a login node: directives, ``qsub -w v``, ``qsub``, ``qstat``.
+
+Verified with Grid Engine 8.1.9; qsub(1), qstat(1).
+"""
 
 from __future__ import annotations
 
+import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
+from gaff.cluster.asking import Answer, insist
+from gaff.cluster.profile import ClusterProfile, SchedulerName
+from gaff.cluster.refusals import refusal
 from gaff.cluster.request import JobRequest
+from gaff.cluster.sge_programs import is_away, job_states
+from gaff.cluster.times import clock_time
+from gaff.errors import GaffError, InputError, Location, Problem
+
+_PATIENCE_S = 90.0  # with a qmaster that is away, before a submission is given up
+_MOST_WORDS = 3  # lines of a refusal: -w v names every host that would not do
+_FOREIGN = ("qos", "constraint", "reservation")
+_NO_PATH = re.compile(r"[,$\"'\\\n]")  # in a path after -o these mean something, quoted or not
+_NOISE = re.compile(r"^(Unable to run job: |verification: (no|found) suitable queue.*|Exiting\.)")
+_REQUEST = re.compile(r"^(Job \d+ )\(-l [^)]*\) ")  # a refusal quotes all that was asked for, also what is to be had
 
 
 class GridEngine:
     """See :class:`gaff.cluster.request.Scheduler`."""
 
-    name = "sge"
+    name: SchedulerName = "sge"
     title = "Grid Engine"
     template = "gaff.sge"
     directive = "#$"
@@ -21,7 +39,29 @@ class GridEngine:
         return next((name for name in ("qsub", "qstat") if shutil.which(name) is None), None)
 
     def directives(self, request: JobRequest) -> list[str]:
-        return [f"-N {request.name}"]
+        """``-v`` is not among them: the names that are handed over stand on qsub's command line.
+
+        Raises:
+            InputError: the profile asks for what Grid Engine does not have, or a path for what it cannot write.
+        """
+        profile = request.profile
+        _refuse_foreign(profile)
+        log = "$JOB_ID.$TASK_ID.log" if request.array else "$JOB_ID.log"
+        return [
+            f"-N {request.name}",
+            "-S /bin/bash",
+            f"-wd {_path(request.directory)}",
+            f"-o {_path(request.logs, log, host=True)}",
+            "-j y",
+            *([f"-q {profile.partition}"] if profile.partition else []),
+            *([f"-P {profile.account}"] if profile.account else []),
+            *_sizes(profile),
+            f"-l h_rt={clock_time(profile.seconds)}",
+            "-notify",
+            "-r n" if profile.resubmit == "follower" else "-r y",
+            *([f"-t 1-{len(request.runs)}"] if request.array else []),
+            *profile.options,
+        ]
 
     def task_number(self) -> tuple[str, int]:
         return "SGE_TASK_ID", 1
@@ -30,10 +70,82 @@ class GridEngine:
         return f"{job}.{number}"
 
     def check(self, script: Path, request: JobRequest) -> str | None:
+        """``-w v`` plays the scheduling through on an empty cluster; when the job would start it does not say."""
+        self._qsub(["-w", "v", str(script)], request)
         return None
 
     def submit(self, script: Path, request: JobRequest) -> str:
-        raise NotImplementedError
+        words = ["-terse"]
+        if request.handed:
+            words += ["-v", ",".join(request.handed)]
+        return job_number(self._qsub([*words, str(script)], request).out)
 
     def alive(self, job: str) -> bool | None:
-        return None
+        number, _, task = job.partition(".")
+        states = job_states(number, task or None)
+        return None if states is None else bool(states)
+
+    def _qsub(self, words: list[str], request: JobRequest) -> Answer:
+        answer = insist(["qsub", *words], _PATIENCE_S, is_away)
+        if answer.ok:
+            return answer
+        if is_away(answer):
+            what = f"Grid Engine's qmaster does not answer ({answer.words})"
+            raise GaffError(Problem("scheduler-away", what, "give the same command again when `qstat` answers"))
+        raise InputError(refusal(self.title, complaint(answer), request.profile))
+
+
+def job_number(said: str) -> str:
+    """The number in what ``qsub -terse`` says: ``7``, for an array ``7.1-3:1``."""
+    return said.splitlines()[-1].partition(".")[0] if said else ""
+
+
+def complaint(answer: Answer) -> str:
+    """What a program complained of, without what it says each time."""
+    lines = [_REQUEST.sub(r"\1", _NOISE.sub("", line.strip())) for line in (answer.err or answer.out).splitlines()]
+    told = list(dict.fromkeys(line for line in lines if line))
+    more = [f"and {len(told) - _MOST_WORDS} more"] if len(told) > _MOST_WORDS else []
+    return "; ".join([*told[:_MOST_WORDS], *more]) or answer.words
+
+
+def _sizes(profile: ClusterProfile) -> Iterator[str]:
+    """GPUs are counted by the job, as the seed paper's cluster does; memory by the slot."""
+    if profile.gpus_per_node:
+        yield f"-l {profile.gres}={profile.gpus_per_node}"
+    if profile.cpus_per_node:
+        yield f"-pe {profile.parallel_environment} {profile.cpus_per_node}"
+    if profile.memory and float(re.match(r"[\d.]+", profile.memory)[0]):  # type: ignore[index]
+        yield f"-l mem={profile.memory.upper().rstrip('B')}"
+
+
+def _refuse_foreign(profile: ClusterProfile) -> None:
+    problems = [
+        Problem(
+            "profile-foreign",
+            f"Grid Engine has no `{key}`",
+            "remove it, or write the site's own way under `options`",
+            profile.where(key),
+        )
+        for key in _FOREIGN
+        if getattr(profile, key) is not None
+    ]
+    if profile.exclusive and "exclusive" in profile.places:
+        remedy = "remove it, or write the site's resource for whole nodes under `options`"
+        problems.append(
+            Problem("profile-foreign", "Grid Engine has no `exclusive`", remedy, profile.where("exclusive"))
+        )
+    if profile.nodes > 1:
+        what = f"`nodes: {profile.nodes}` is not to be had on Grid Engine, where GAFF runs on one node"
+        problems.append(Problem("nodes-unsupported", what, "write nodes: 1", profile.where("nodes")))
+    if problems:
+        raise InputError(problems)
+
+
+def _path(directory: Path, name: str = "", host: bool = False) -> str:
+    """A path as one word of a directive; what ends at a colon would be a host's name, unless there is an empty one."""
+    text = f"{directory}/{name}" if name else str(directory)
+    if _NO_PATH.search(str(directory)):
+        what = "Grid Engine takes no path with a comma, a quote, a backslash or $ for a job's log"
+        raise InputError(Problem("path-unusable", what, "name another --run-dir", Location(str(directory))))
+    text = f":{text}" if host and ":" in text else text
+    return f'"{text}"' if re.search(r"\s", text) else text

@@ -1,15 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A job of Grid Engine, seen from inside.  Verified with Grid Engine 8.1.9; qstat(1), submit(1), queue_conf(5)."""
+"""A job of Grid Engine, seen from inside.  Verified with Grid Engine 8.1.9; qsub(1), queue_conf(5), sge_status(5)."""
 
 from __future__ import annotations
 
+import re
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gaff.cluster.job import SCRIPT, Cause
+from gaff.cluster.asking import Answer, ask, insist
+from gaff.cluster.job import HANDED, SCRIPT, Cause
+from gaff.cluster.sge import complaint, job_number
+from gaff.cluster.sge_programs import is_away, job_facts, job_states, program
+from gaff.errors import EXIT_RESUMABLE, GaffError, Problem
 
-PUT_BACK = 99  # the exit code that has a job queued again; queue_conf(5)
+EXIT_PUT_BACK = 99  # has a job queued again, unless h_rt is over; qsub(1), and measured
+STARTED = "GAFF_JOB_STARTED"  # set by slurm/gaff.sge: when it began, in seconds since the epoch
+
+_ASK_S = 10.0
+_PATIENCE_S = 600.0  # as for Slurm: a run of weeks must not end because a qmaster was away for some minutes
+_LAST_S = 2.0  # what ends later than so long before h_rt may be ended by it
+_NEAR_S = 60.0  # SIGUSR2 comes when h_rt is over; the clocks of execution host and qmaster may differ
+_WALLTIME = re.compile(r"^#\$.*\bh_rt=([\d:]+)", re.MULTILINE)
+_NO_NAME = re.compile(r"[^\w.%+-]+", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -25,13 +39,18 @@ class SgeJob:
 
     @classmethod
     def of(cls, environ: Mapping[str, str]) -> SgeJob | None:
-        """From the variables that Grid Engine sets; None outside of a job."""
-        number = environ.get("JOB_ID", "")
-        if not number.isdecimal() or "SGE_TASK_ID" not in environ:
+        """From the variables that Grid Engine sets; None outside of a job.
+
+        ``RESTARTED`` is 0 or 1, however often the job was started.  Others set a ``JOB_ID`` too.
+        """
+        number, task = environ.get("JOB_ID", ""), environ.get("SGE_TASK_ID")
+        if not number.isdecimal() or task is None:
             return None
-        task = environ["SGE_TASK_ID"]
+        hosts = _hosts(environ)
+        nodes = tuple(hosts) or tuple(filter(None, [environ.get("HOSTNAME")]))
+        slots = next(iter(hosts.values()), _number(environ, "NSLOTS", 1))
         own = f"{number}.{task}" if task.isdecimal() else number
-        return cls(own, 0, (), 1, environ)
+        return cls(own, _number(environ, "RESTARTED", 0), nodes, slots, environ)
 
     @property
     def script(self) -> Path | None:
@@ -39,19 +58,140 @@ class SgeJob:
         return Path(named) if named else None
 
     def seconds_left(self, patience_s: float = 0.0) -> float | None:
-        return None
+        """Until ``h_rt`` is over, negative after it: with ``-notify`` SIGUSR2 comes then, and SIGKILL some time later.
+
+        Where the qmaster does not answer, by the directives of the job's script and its own word of when it began.
+        """
+        facts = job_facts(self._number, self._task, patience_s)
+        walltime_s = self._written_walltime_s() if facts is None else facts.walltime_s
+        started = (facts.started if facts else None) or _number(self.environ, STARTED, 0)
+        return started + walltime_s - time.time() if started and walltime_s else None
 
     def cause(self, signal: str) -> Cause:
-        return Cause.UNKNOWN
+        """SIGUSR2 is ``-notify`` ahead of SIGKILL: for ``h_rt``, and for qdel, which shows in the job's state.  SIGUSR1
+        is ``-notify`` ahead of SIGSTOP, where a more urgent job takes the queue, or the limit ``s_rt``."""
+        state = self._state()
+        if state is not None:
+            if "d" in state:
+                return Cause.CANCELLED
+            if not state or "q" in state:
+                return Cause.PUT_BACK
+            if any(letter in state for letter in "sST"):
+                return Cause.PREEMPTED
+            if signal == "SIGUSR1":
+                return Cause.TIME
+        left = self.seconds_left()
+        if signal != "SIGUSR2" or (left is not None and left > _NEAR_S) or (left is None and state is None):
+            return Cause.UNKNOWN
+        return Cause.TIME
+
+    def is_superseded(self) -> bool:
+        """Never: Grid Engine starts a job anew when its first start has ended."""
+        return False
 
     def put_back(self) -> int:
-        return PUT_BACK
+        """By exit code 99, which costs no question.  Where that would not do, when ``h_rt`` is over or at a site that
+        forbids it, a copy of the job is submitted; but not of one that was deleted."""
+        left = self.seconds_left()
+        if (left is None or left > _LAST_S) and not self._is_forbidden():
+            return EXIT_PUT_BACK
+        if "d" not in (self._state() or ""):
+            self._submit_copy(hold=self._task is None)  # tasks of an array are held by all others, or not at all
+        return EXIT_RESUMABLE
 
     def add_follower(self) -> str:
-        raise NotImplementedError
+        """That of an array's task waits for all tasks: Grid Engine holds one by one only between equal arrays."""
+        return self._submit_copy(hold=True)
 
     def drop(self, follower: str) -> None:
-        raise NotImplementedError
+        answer = insist([program("qdel"), follower], _ASK_S * 3, is_away)
+        if not answer.ok and "does not exist" not in f"{answer.out}{answer.err}":
+            raise _refused("cancel the job that was to follow", f"qdel {follower}", answer)
 
     def tell(self, name: str, comment: str) -> bool:
-        return False
+        """In the job's name, of which qstat shows ten characters, and in its context.  Not for an array's task, whose
+        name is that of all."""
+        if self._task is not None:
+            return False
+        context = f"gaff={comment.replace(',', ';')}"
+        return ask([program("qalter"), "-N", _shown(name), "-ac", context, self._number], _ASK_S).ok
+
+    @property
+    def _number(self) -> str:
+        return self.id.partition(".")[0]
+
+    @property
+    def _task(self) -> str | None:
+        return self.id.partition(".")[2] or None
+
+    def _state(self) -> str | None:
+        """Empty for a job that is not known any more; None where the qmaster does not answer."""
+        states = job_states(self._number, self._task, self.environ.get("LOGNAME") or "*")
+        return None if states is None else "".join(states)
+
+    def _written_walltime_s(self) -> float | None:
+        try:
+            script = self.script.read_text(errors="replace") if self.script else ""
+        except OSError:
+            return None
+        written = _WALLTIME.findall(script)
+        return _seconds(written[-1]) if written else None
+
+    def _is_forbidden(self) -> bool:
+        """A site may give exit code 99 no meaning (FORBID_RESCHEDULE, sge_conf(5)), which the execution host notes."""
+        try:
+            noted = (Path(self.environ.get("SGE_JOB_SPOOL_DIR", "")) / "config").read_text(errors="replace")
+        except OSError:
+            return False
+        return "forbid_reschedule=1" in noted.split()
+
+    def _submit_copy(self, hold: bool) -> str:
+        """The script as Grid Engine keeps it, with its arguments; what qsub was given besides is in no copy."""
+        if self.script is None:
+            what = f"{SCRIPT} does not name the job's script, which a follower is made from"
+            raise GaffError(Problem("job-script-unknown", what, f"export {SCRIPT}=$0 in it, as slurm/gaff.sge does"))
+        facts = job_facts(self._number, self._task, _PATIENCE_S)
+        handed = self.environ.get(HANDED, "")
+        words = [program("qsub"), "-terse"]
+        words += ["-v", handed] if handed else []
+        words += ["-hold_jid", self._number] if hold else []
+        words += ["-t", f"{self._task}-{self._task}"] if self._task else []
+        words += [str(self.script), *(facts.arguments if facts else ())]
+        answer = insist(words, _PATIENCE_S, is_away)
+        if not answer.ok:
+            raise _refused("take the job that is to carry the run on", "qsub", answer)
+        return job_number(answer.out)
+
+
+def _hosts(environ: Mapping[str, str]) -> dict[str, int]:
+    """The hosts of a parallel environment and the slots on each: ``host slots queue processors``, sge_pe(5)."""
+    try:
+        lines = Path(environ["PE_HOSTFILE"]).read_text().splitlines()
+    except (KeyError, OSError):
+        return {}
+    words = [line.split() for line in lines]
+    return {word[0]: int(word[1]) for word in words if len(word) > 1 and word[1].isdecimal()}
+
+
+def _seconds(written: str) -> float:
+    """Of ``[[HOURS:]MINUTES:]SECONDS``; sge_types(5)."""
+    seconds = 0
+    for part in written.split(":"):
+        seconds = seconds * 60 + int(part or 0)
+    return float(seconds)
+
+
+def _number(facts: Mapping[str, str], name: str, default: int) -> int:
+    text = facts.get(name, "")
+    return int(text) if text.isdecimal() else default
+
+
+def _shown(name: str) -> str:
+    """A name that Grid Engine takes: neither ``:`` nor a digit in front.  Of ``pythia-70m:40%`` the end goes first."""
+    stem, _, progress = name.rpartition(":")
+    return _NO_NAME.sub("-", f"at-{progress}-{stem}" if stem else f"gaff-{name}")
+
+
+def _refused(what: str, command: str, answer: Answer) -> GaffError:
+    why = f"Grid Engine did not {what} ({complaint(answer)})"
+    return GaffError(Problem("scheduler-refused", why, f"give `{command}` by hand, or submit the run again"))

@@ -70,9 +70,12 @@ class SlurmJob:
             return Cause.TIME
         return Cause.CANCELLED
 
+    def is_superseded(self) -> bool:
+        return _number(self._facts(patience_s=0.0), "Restarts", 0) > self.restarts
+
     def put_back(self) -> int:
         answer = insist(["scontrol", "requeue", self.id], _PATIENCE_S, is_away)
-        if answer.ok or self._is_put_back():
+        if answer.ok or self.is_superseded():
             return EXIT_RESUMABLE
         raise _refused("put this job back into the queue", f"scontrol requeue {self.id}", answer)
 
@@ -101,9 +104,6 @@ class SlurmJob:
     def tell(self, name: str, comment: str) -> bool:
         words = ["scontrol", "update", f"jobid={self.id}", f"name={name}", f"comment={comment}"]
         return ask(words, _ASK_S).ok
-
-    def _is_put_back(self) -> bool:
-        return _number(self._facts(patience_s=0.0), "Restarts", 0) > self.restarts
 
     def _facts(self, patience_s: float) -> dict[str, str]:
         """``scontrol show job``; empty where it does not answer."""
