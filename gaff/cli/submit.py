@@ -88,13 +88,13 @@ def run(options: argparse.Namespace) -> int:
         arguments=[] if options.neox_dir is None else ["--neox-dir", str(options.neox_dir.absolute())],
         check=lambda config, root: _check_run(config, root, options.neox_dir),
     )
+    script = render(submittal.request, kind)
+    job, starts = ("", None) if options.dry_run else submit(kind, submittal, script)
     for warning in submittal.warnings:
         note(f"gaff: note: {warning}")
-    script = render(submittal.request, kind)
     if options.dry_run:
         print(script, end="")
         return EXIT_DONE
-    job, starts = submit(kind, submittal, script)
     print(_as_json(kind, submittal, job) if options.json else _told(kind, submittal, job, starts))
     return EXIT_DONE
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from gaff.cluster.job import Job
@@ -34,5 +35,5 @@ def launch_overrides(job: Job | None, hostfile_given: bool, launcher: str | None
     """
     if job is None or len(job.nodes) < 2 or hostfile_given:
         return []
-    overrides = [f"hostfile={write_hostfile(job, root)}"]
+    overrides = [f"hostfile={json.dumps(str(write_hostfile(job, root)))}"]  # an override's value is YAML
     return overrides if launcher or job.scheduler != "Slurm" else [*overrides, "launcher=slurm"]

@@ -9,6 +9,8 @@ from enum import Enum
 from pathlib import Path
 from typing import Protocol
 
+from gaff.cluster.profile import SchedulerName
+
 SCRIPT = "GAFF_JOB_SCRIPT"  # set by the templates of slurm/: the script as the scheduler keeps it
 HANDED = "GAFF_JOB_HANDED"  # set by `gaff submit`: names of variables that a follower must be handed as well
 
@@ -98,6 +100,11 @@ class Job(Protocol):
     def tell(self, name: str, comment: str) -> bool:
         """Show how far the run is in the queue's listing.  Returns whether the scheduler took it."""
         ...
+
+
+def kind_of(job: Job) -> SchedulerName:
+    """The scheduler's name in profiles and records."""
+    return "slurm" if job.scheduler == "Slurm" else "sge"
 
 
 def this_job(environ: Mapping[str, str] = os.environ) -> Job | None:

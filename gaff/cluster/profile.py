@@ -102,7 +102,8 @@ KEYS = tuple(item.name for item in fields(ClusterProfile) if "doc" in item.metad
 
 _PARSERS: Mapping[str, values.Parser] = {
     "scheduler": values.word(get_args(SchedulerName)),
-    **dict.fromkeys(("partition", "account", "qos", "constraint", "reservation", "gres"), values.token),
+    **dict.fromkeys(("partition", "account", "qos", "reservation", "gres"), values.token),
+    "constraint": values.features,
     "nodes": values.whole(1),
     "gpus_per_node": values.whole(0),
     "ranks_per_node": values.whole(1),

@@ -12,7 +12,7 @@ from gaff.cluster.times import parse_time
 Parser = Callable[[Any], Any]
 _TOKEN = re.compile(r"[^\s'\"\\`$#;|<>]+")  # what stands on a directive line of a job script as one word
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_MEMORY = re.compile(r"\d+(\.\d+)?[KMGT]?B?", re.IGNORECASE)
+_MEMORY = re.compile(r"\d+[KMGT]?B?", re.IGNORECASE)
 _MOST = 1_000_000
 
 
@@ -47,6 +47,13 @@ def boolean(value: Any) -> bool:
 def token(value: Any) -> str:
     if not isinstance(value, str) or not _TOKEN.fullmatch(value):
         raise Wrong("one word, without blanks, quotes and $")
+    return value
+
+
+def features(value: Any) -> str:
+    """As :func:`token`, with ``|``: no shell reads a directive line."""
+    if not isinstance(value, str) or not _TOKEN.fullmatch(value.replace("|", "&")):
+        raise Wrong("node features, as a100|h100, without blanks, quotes and $")
     return value
 
 

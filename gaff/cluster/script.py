@@ -14,6 +14,15 @@ from gaff.cluster.job import HANDED
 from gaff.cluster.profile import TEMPLATES
 from gaff.cluster.request import JobRequest, Scheduler
 
+# Many sites define `module` for login shells alone, and a job that goes on without one trains with the wrong CUDA.
+_MODULES = """\
+for init in /etc/profile.d/{modules,lmod,z00_lmod}.sh "${MODULESHOME-}/init/bash" "${LMOD_PKG-}/init/bash"; do
+    if type module >/dev/null 2>&1; then break; fi
+    if [ -r "$init" ]; then . "$init"; fi
+done
+no_module() { echo "gaff: 'module load $1' failed" >&2; exit 2; }
+module purge"""
+
 
 def render(request: JobRequest, scheduler: Scheduler) -> str:
     """The job script of a request."""
@@ -36,7 +45,8 @@ def _site(request: JobRequest, scheduler: Scheduler) -> list[str]:
     profile = request.profile
     lines = []
     if profile.modules:
-        lines += ["module purge", *(f"module load {shlex.quote(name)}" for name in profile.modules)]
+        lines += _MODULES.splitlines()
+        lines += [f"module load {(name := shlex.quote(module))} || no_module {name}" for module in profile.modules]
     lines += [f"export {name}={shlex.quote(value)}" for name, value in (request.exported or {}).items()]
     lines += [f"export {name}={_expandable(value)}" for name, value in profile.environment if value is not None]
     if profile.scratch:

@@ -21,7 +21,7 @@ STARTED = "GAFF_JOB_STARTED"  # set by slurm/gaff.sge: when it began, in seconds
 _ASK_S = 10.0
 _PATIENCE_S = 600.0  # as for Slurm: a run of weeks must not end because a qmaster was away for some minutes
 _LAST_S = 2.0  # what ends later than so long before h_rt may be ended by it
-_NEAR_S = 60.0  # SIGUSR2 comes when h_rt is over; the clocks of execution host and qmaster may differ
+_SKEW_S = 60.0  # between the clocks of execution host and qmaster
 _WALLTIME = re.compile(r"^#\$.*\bh_rt=([\d:]+)", re.MULTILINE)
 _NO_NAME = re.compile(r"[^\w.%+-]+", re.ASCII)
 
@@ -64,8 +64,9 @@ class SgeJob:
         """
         facts = job_facts(self._number, self._task, patience_s)
         walltime_s = self._written_walltime_s() if facts is None else facts.walltime_s
-        started = (facts.started if facts else None) or _number(self.environ, STARTED, 0)
-        return started + walltime_s - time.time() if started and walltime_s else None
+        told = (facts.started if facts else None, _number(self.environ, STARTED, 0))
+        began = min((moment for moment in told if moment), default=None)  # of two clocks, for the safe side
+        return began + walltime_s - time.time() if began and walltime_s else None
 
     def cause(self, signal: str) -> Cause:
         """SIGUSR2 is ``-notify`` ahead of SIGKILL: for ``h_rt``, and for qdel, which shows in the job's state.  SIGUSR1
@@ -81,13 +82,16 @@ class SgeJob:
             if signal == "SIGUSR1":
                 return Cause.TIME
         left = self.seconds_left()
-        if signal != "SIGUSR2" or (left is not None and left > _NEAR_S) or (left is None and state is None):
+        if signal != "SIGUSR2" or (left is not None and left > _SKEW_S) or (left is None and state is None):
             return Cause.UNKNOWN
         return Cause.TIME
 
     def is_superseded(self) -> bool:
-        """Never: Grid Engine starts a job anew when its first start has ended."""
-        return False
+        """By when the job began, as ``qstat`` tells it: ``RESTARTED`` is no count.  An execution host that is lost, and
+        not its job, has the job started elsewhere after a while (reschedule_unknown, sge_conf(5))."""
+        own = _number(self.environ, STARTED, 0)
+        facts = job_facts(self._number, self._task) if own else None
+        return bool(facts and facts.started and facts.started > own + _SKEW_S)
 
     def put_back(self) -> int:
         """By exit code 99, which costs no question.  Where that would not do, when ``h_rt`` is over or at a site that

@@ -15,6 +15,7 @@ from gaff.cluster.asking import Answer, ask, insist
 from gaff.cluster.profile import SchedulerName
 from gaff.cluster.refusals import refusal
 from gaff.cluster.request import JobRequest
+from gaff.cluster.slurm_environment import clean_environment
 from gaff.cluster.times import clock_time
 from gaff.errors import GaffError, InputError, Problem
 
@@ -25,7 +26,11 @@ _AWAY = re.compile(
     re.IGNORECASE,
 )
 _STARTS = re.compile(r"to start at (\S+)")
-_LIVING = ("PENDING", "CONFIGURING", "RUNNING", "SUSPENDED", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "RESIZING")
+_OVER = (
+    *("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED"),
+    *("REVOKED", "SPECIAL_EXIT", "TIMEOUT"),
+)
+_MEANS_SOMETHING = re.compile(r"[\s#'\"\\]")  # on a directive line
 
 
 def is_away(answer: Answer) -> bool:
@@ -50,8 +55,8 @@ class Slurm:
         log = "%A_%a.log" if request.array else "%j.log"
         return [
             f"--job-name={request.name}",
-            f"--chdir={request.directory}",
-            f"--output={_pattern(request.logs / log)}",
+            f"--chdir={_quoted(str(request.directory))}",
+            f"--output={_quoted(_pattern(request.logs / log))}",
             "--open-mode=append",
             *_asked(profile, "partition", "account", "qos", "constraint", "reservation"),
             *_sizes(request),
@@ -70,7 +75,7 @@ class Slurm:
         return f"{job}_{number}"
 
     def check(self, script: Path, request: JobRequest) -> str | None:
-        answer = insist(["sbatch", "--test-only", str(script)], _PATIENCE_S, is_away)
+        answer = insist(["sbatch", "--test-only", str(script)], _PATIENCE_S, is_away, clean_environment())
         if not answer.ok:
             if is_away(answer):
                 raise _no_answer(answer)
@@ -82,7 +87,7 @@ class Slurm:
         words = ["sbatch", "--parsable"]
         if request.handed:
             words.append(f"--export={','.join(request.handed)}")
-        answer = insist([*words, str(script)], _PATIENCE_S, is_away)
+        answer = insist([*words, str(script)], _PATIENCE_S, is_away, clean_environment())
         if not answer.ok:
             if is_away(answer):
                 raise _no_answer(answer)
@@ -90,9 +95,9 @@ class Slurm:
         return answer.out.splitlines()[-1].partition(";")[0]  # "ID;CLUSTER" where there are several clusters
 
     def alive(self, job: str) -> bool | None:
-        answer = ask(["squeue", "-h", "-j", job, "-o", "%T"])
+        answer = ask(["squeue", "-h", "-j", job, "-o", "%T"], environment=clean_environment())
         if answer.ok:
-            return any(state in _LIVING for state in answer.out.split())
+            return any(state not in _OVER for state in answer.out.split())
         return False if "invalid job id" in answer.err.lower() else None
 
 
@@ -117,6 +122,17 @@ def _sizes(request: JobRequest) -> Iterator[str]:
         yield f"--mem={profile.memory}"
     if profile.exclusive:
         yield "--exclusive"
+
+
+def _quoted(text: str) -> str:
+    """A value on a directive line, whose parser knows blanks, comments, quotes and backslashes (measured)."""
+    if not _MEANS_SOMETHING.search(text):
+        return text
+    if "\n" in text:
+        what = f"{text!r} has two lines, which no line of a job script can name"
+        raise InputError(Problem("path-lines", what, "rename it"))
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
 
 
 def _pattern(path: Path) -> str:

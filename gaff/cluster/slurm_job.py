@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import time
 from collections.abc import Mapping
@@ -15,6 +14,7 @@ from pathlib import Path
 from gaff.cluster.asking import Answer, ask, insist
 from gaff.cluster.job import HANDED, SCRIPT, Cause
 from gaff.cluster.slurm import is_away
+from gaff.cluster.slurm_environment import clean_environment
 from gaff.errors import EXIT_RESUMABLE, GaffError, Problem
 
 _ASK_S = 10.0
@@ -35,7 +35,11 @@ class SlurmJob:
 
     @classmethod
     def of(cls, environ: Mapping[str, str]) -> SlurmJob | None:
-        """From the variables that Slurm sets; None outside of a job."""
+        """From the variables that Slurm sets; None outside of a job.
+
+        Raises:
+            GaffError: it has several nodes, and Slurm does not tell which.
+        """
         number = environ.get("SLURM_JOB_ID", "")
         if not number.isdecimal():
             return None
@@ -59,14 +63,14 @@ class SlurmJob:
         return None
 
     def cause(self, signal: str) -> Cause:
-        facts = self._facts(patience_s=0.0)
-        if not facts:
-            return Cause.UNKNOWN
+        facts, is_warning = self._facts(patience_s=0.0), signal in ("SIGUSR1", "SIGUSR2")
+        if not facts:  # only a warning is surely no cancellation
+            return Cause.TIME if is_warning else Cause.UNKNOWN
         if _number(facts, "Restarts", 0) > self.restarts:
             return Cause.PUT_BACK
         if facts.get("PreemptTime", "None") not in ("None", "Unknown"):
             return Cause.PREEMPTED
-        if facts.get("Reason") == "TimeLimit" or signal in ("SIGUSR1", "SIGUSR2"):
+        if facts.get("Reason") == "TimeLimit" or is_warning:
             return Cause.TIME
         return Cause.CANCELLED
 
@@ -74,7 +78,7 @@ class SlurmJob:
         return _number(self._facts(patience_s=0.0), "Restarts", 0) > self.restarts
 
     def put_back(self) -> int:
-        answer = insist(["scontrol", "requeue", self.id], _PATIENCE_S, is_away)
+        answer = insist(["scontrol", "requeue", self.id], _PATIENCE_S, is_away, clean_environment())
         if answer.ok or self.is_superseded():
             return EXIT_RESUMABLE
         raise _refused("put this job back into the queue", f"scontrol requeue {self.id}", answer)
@@ -89,26 +93,25 @@ class SlurmJob:
         words += [f"--export={handed}"] if handed else []
         if "_" in self.id:
             words.append(f"--array={self.id.partition('_')[2]}")
-        # What this job was given would beat the script's own lines: SBATCH_* options, and the step's variables.
-        clean = {k: v for k, v in os.environ.items() if not k.startswith(("SBATCH_", "SLURM_")) or k == "SLURM_CONF"}
-        answer = insist([*words, str(script)], _PATIENCE_S, is_away, clean)
+        answer = insist([*words, str(script)], _PATIENCE_S, is_away, clean_environment())
         if not answer.ok:
             raise _refused("take the job that is to follow", f"sbatch --dependency=afterany:{self.id}", answer)
         return answer.out.splitlines()[-1].partition(";")[0]
 
     def drop(self, follower: str) -> None:
-        answer = insist(["scancel", follower], _ASK_S * 3, is_away)
+        answer = insist(["scancel", follower], _ASK_S * 3, is_away, clean_environment())
         if not answer.ok:
             raise _refused("cancel the job that was to follow", f"scancel {follower}", answer)
 
     def tell(self, name: str, comment: str) -> bool:
         words = ["scontrol", "update", f"jobid={self.id}", f"name={name}", f"comment={comment}"]
-        return ask(words, _ASK_S).ok
+        return ask(words, _ASK_S, clean_environment()).ok
 
     def _facts(self, patience_s: float) -> dict[str, str]:
         """``scontrol show job``; empty where it does not answer."""
         words = ["scontrol", "show", "job", self.id]
-        answer = insist(words, patience_s, is_away) if patience_s else ask(words, _ASK_S)
+        clean = clean_environment()
+        answer = insist(words, patience_s, is_away, clean) if patience_s else ask(words, _ASK_S, clean)
         return dict(_FACT.findall(answer.out)) if answer.ok else {}
 
     def _end_at_start(self) -> str:
@@ -121,8 +124,11 @@ def _nodes(environ: Mapping[str, str]) -> tuple[str, ...]:
     listed = environ.get("SLURM_JOB_NODELIST", "")
     if not re.search(r"[\[,]", listed):
         return (listed,) if listed else ()
-    answer = ask(["scontrol", "show", "hostnames", listed], _ASK_S)  # works without the controller
-    return tuple(answer.out.split()) if answer.ok else ()
+    answer = ask(["scontrol", "show", "hostnames", listed], _ASK_S, clean_environment())  # without the controller
+    if not answer.ok:
+        what = f"`scontrol show hostnames {listed}` does not tell the job's nodes ({answer.words})"
+        raise GaffError(Problem("nodes-unknown", what, "mend that, or write a hostfile and name it in the config"))
+    return tuple(answer.out.split())
 
 
 def _slots(environ: Mapping[str, str], nodes: int) -> int:

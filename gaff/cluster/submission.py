@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import yaml
@@ -22,6 +22,7 @@ from gaff.plan.config import Config, load_config
 
 #: Variables that GAFF itself reads, which a job with a clean environment would lack.
 EXPORTED = ("GAFF_HOME", "GPT_NEOX_DIR", "GPT_NEOX_PYTHON", "TORCH_EXTENSIONS_DIR", "HF_HOME")
+_DEFAULTS = ("partition", "account", "qos", "reservation")  # SBATCH_PARTITION and so on
 _LONGEST_NAME = 60  # characters of a job's name
 
 Check = Callable[[Config, Path], Sequence[Problem]]
@@ -71,6 +72,7 @@ def prepare(
         InputError: a config, a run directory, the sweep or a variable is wrong.
     """
     root = root.absolute()
+    profile = _with_defaults(profile, environ)
     chosen = variants(sweeps) or (Variant((), ""),)
     runs: list[Path] = []
     commands: list[tuple[str, ...]] = []
@@ -81,6 +83,7 @@ def prepare(
         config = load_config(configs, given)
         given += _container(config, profile)
         config = load_config(configs, given)
+        _refuse_container_on_nodes(config, profile)
         own = root / variant.name if variant.name else root
         warnings += [problem for problem in check(config, own) if problem not in warnings]
         handed |= dict.fromkeys(_handed(config, profile, environ))
@@ -139,6 +142,22 @@ def _container(config: Config, profile: ClusterProfile) -> Iterator[str]:
     if profile.container and config.gaff.container is None:
         block = yaml.safe_dump(dict(profile.container), default_flow_style=True, width=10**6).strip()
         yield f"gaff.container={block}"
+
+
+def _refuse_container_on_nodes(config: Config, profile: ClusterProfile) -> None:
+    """GPT-NeoX's launchers for several nodes go out from inside the image, which has neither srun nor ssh."""
+    if profile.nodes > 1 and config.gaff.container is not None:
+        what = f"`nodes: {profile.nodes}` and a container do not go together: the image cannot start ranks elsewhere"
+        remedy = "ask for one node, or install GPT-NeoX on the nodes and leave out `container`"
+        raise InputError(Problem("container-nodes", what, remedy, profile.where("nodes")))
+
+
+def _with_defaults(profile: ClusterProfile, environ: Mapping[str, str]) -> ClusterProfile:
+    """What the profile leaves open and the user has set for every sbatch, so that it stands in the script as well."""
+    if profile.scheduler != "slurm":
+        return profile
+    open_keys = [key for key in _DEFAULTS if getattr(profile, key) is None and environ.get(f"SBATCH_{key.upper()}")]
+    return replace(profile, **{key: environ[f"SBATCH_{key.upper()}"] for key in open_keys})  # type: ignore[arg-type]
 
 
 def _handed(config: Config, profile: ClusterProfile, environ: Mapping[str, str]) -> list[str]:

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from gaff.cluster.job import Cause, Job
+from gaff.cluster.job import Cause, Job, kind_of
+from gaff.cluster.record import record
 from gaff.errors import GaffError, Interrupted, Problem
 from gaff.supervisor.journal import JOURNAL_NAME, Entry, Journal, read_entries
 
@@ -53,6 +54,7 @@ class Resubmission:
         """
         if self.mode == "follower" and not done:
             self.follower = self.job.add_follower()
+            record(self.root, kind_of(self.job), self.follower, self.job.script or Path())
             self.journal.write("follower_added", job=self.job.id, follower=self.follower)
 
     def wanted(self, error: Interrupted) -> bool:
