@@ -25,6 +25,7 @@ Resubmit = Literal["requeue", "follower", "never"]
 VARIABLE = "GAFF_PROFILE"
 TEMPLATES = Path(__file__).parent / "templates"  # the repository's slurm/
 READY = TEMPLATES / "profiles"
+_DEEPEST = 20  # levels
 
 
 def _about(text: str) -> dict[str, str]:
@@ -132,11 +133,11 @@ def find_profile(name: str | None, environ: Mapping[str, str] = os.environ) -> P
         InputError: none is named, or there is none of this name.
     """
     name = name or environ.get(VARIABLE)
-    ready = sorted(path.stem for path in READY.glob("*.yml"))
-    remedy = f"give --profile with a file, or one of {', '.join(ready)}"
+    own = Path(environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "gaff" / "profiles"
+    names = sorted({path.stem for folder in (own, READY) for path in folder.glob("*.yml")})
+    remedy = f"give --profile with a file, or one of {', '.join(names)}"
     if not name:
         raise InputError(Problem("profile-missing", "no cluster profile is named", f"{remedy}, or set {VARIABLE}"))
-    own = Path(environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "gaff" / "profiles"
     is_path = os.sep in name or name.endswith((".yml", ".yaml"))
     places = [Path(name)] if is_path else [own / f"{name}.yml", READY / f"{name}.yml"]
     for path in places:
@@ -162,7 +163,7 @@ def read_profile(path: Path, overrides: Sequence[str] = ()) -> ClusterProfile:
         if not equals:
             what = f"`--job {override}` has no value"
             raise InputError(Problem("profile-override", what, "write --job KEY=VALUE, as --job partition=short"))
-        given[key] = _plain(_compose(text, f"--job {key}"))
+        given[key] = _plain(_compose(text, f"--job {key}"), f"--job {key}")
         places[key] = Location(f"--job {key}")
     problems = list(_problems(given, places, path))
     if problems:
@@ -184,9 +185,13 @@ def _problems(given: Mapping[str, Any], places: Mapping[str, Location], path: Pa
         try:
             _PARSERS[key](value)
         except Wrong as expected:
-            shown = f"`{value}`" if isinstance(value, str) else "a block or list"
+            shown = f"`{value.strip().splitlines()[0]}`" if isinstance(value, str) and value.strip() else _kind(value)
             what = f"`{key}` must be {expected}, not {shown}"
             yield Problem("profile-value", what, "mend this line", where)
+
+
+def _kind(value: Any) -> str:
+    return "a block" if isinstance(value, Mapping) else "a list" if isinstance(value, list) else "empty text"
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Location]]:
@@ -207,7 +212,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Location]]:
         if key in given:
             what = f"`{key}` stands here twice"
             raise InputError(Problem("profile-twice", what, f"remove this line or {places[key]}", where))
-        given[key], places[key] = _plain(value_node), where
+        given[key], places[key] = _plain(value_node, str(path)), where
     return given, places
 
 
@@ -221,12 +226,23 @@ def _compose(text: str, file: str) -> yaml.Node | None:
         raise InputError(Problem("profile-syntax", what, "mend this line or the one above it", where)) from None
 
 
-def _plain(node: yaml.Node | None) -> Any:
+def _plain(node: yaml.Node | None, file: str, depth: int = 0) -> Any:
     """Text, lists and mappings; None for ``null``, ``~`` and nothing unless quoted."""
+    if node is not None and depth > _DEEPEST:
+        raise _syntax("a value holds itself, or is nested too deep", file, node)
     if isinstance(node, yaml.SequenceNode):
-        return [_plain(item) for item in node.value]
+        return [_plain(item, file, depth + 1) for item in node.value]
     if isinstance(node, yaml.MappingNode):
-        return {str(key.value): _plain(value) for key, value in node.value}
+        found: dict[str, Any] = {}
+        for key, value in node.value:
+            if str(key.value) in found:
+                raise _syntax(f"`{key.value}` stands in this block twice", file, key)
+            found[str(key.value)] = _plain(value, file, depth + 1)
+        return found
     if not isinstance(node, yaml.ScalarNode) or (not node.style and node.value in ("", "null", "~")):
         return None
     return node.value
+
+
+def _syntax(what: str, file: str, node: yaml.Node) -> InputError:
+    return InputError(Problem("profile-syntax", what, "mend this line", Location(file, node.start_mark.line + 1)))

@@ -23,7 +23,7 @@ class Wrong(Exception):
 def whole(minimum: int) -> Parser:
     def parse(value: Any) -> int:
         if not isinstance(value, str) or not value.isdecimal() or not minimum <= int(value) <= _MOST:
-            raise Wrong(f"a whole number of at least {minimum}")
+            raise Wrong(f"a whole number from {minimum} to {_MOST}")
         return int(value)
 
     return parse
@@ -64,9 +64,13 @@ def line(value: Any) -> str:
 
 
 def lines(value: Any) -> tuple[str, ...]:
+    expected = Wrong("a list, each item one line of text")
     if not isinstance(value, list):
-        raise Wrong("a list of lines")
-    return tuple(line(item) for item in value)
+        raise expected
+    try:
+        return tuple(line(item) for item in value)
+    except Wrong:
+        raise expected from None
 
 
 def memory(value: Any) -> str:

@@ -7,6 +7,7 @@ directives`` and ``# <<< directives``, and between ``# >>> site`` and ``# <<< si
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Sequence
 
@@ -14,6 +15,8 @@ from gaff.cluster.job import HANDED
 from gaff.cluster.profile import TEMPLATES
 from gaff.cluster.request import JobRequest, Scheduler
 
+_MEANS_SOMETHING = re.compile(r"""[\\"`]|\$(?![A-Za-z_]|\{[A-Za-z_]\w*\})""", re.ASCII)
+_BACKSLASHED = r"\\\g<0>"
 # Many sites define `module` for login shells alone, and a job that goes on without one trains with the wrong CUDA.
 _MODULES = """\
 for init in /etc/profile.d/{modules,lmod,z00_lmod}.sh "${MODULESHOME-}/init/bash" "${LMOD_PKG-}/init/bash"; do
@@ -65,6 +68,4 @@ def _site(request: JobRequest, scheduler: Scheduler) -> list[str]:
 
 def _expandable(value: str) -> str:
     """In double quotes, in which only ``$NAME`` and ``${NAME}`` mean something."""
-    for character in '\\"`':
-        value = value.replace(character, f"\\{character}")
-    return f'"{value.replace("$(", chr(92) + "$(")}"'
+    return f'"{_MEANS_SOMETHING.sub(_BACKSLASHED, value)}"'
