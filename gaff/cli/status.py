@@ -32,7 +32,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--watch",
         action="store_true",
-        help="look again every two seconds until the run ends; where the output is no terminal: a line for each change",
+        help="look again every two seconds until the run and its job end; where the output is no terminal: a line for "
+        "each change",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object (schema gaff.status/1)")
     parser.set_defaults(run=run)
@@ -76,7 +77,7 @@ def _watch(read: Callable[[], dict[str, Any]], *, as_json: bool) -> int:
         with _display(as_json) as show:
             status = read()
             show(status)
-            while status["state"] == "running":
+            while status["state"] == "running" or _is_queued(status):
                 time.sleep(_EVERY_S)
                 with suppress(OSError):  # a file system that is gone for a while
                     status = read()
@@ -84,6 +85,11 @@ def _watch(read: Callable[[], dict[str, Any]], *, as_json: bool) -> int:
     except KeyboardInterrupt:
         pass
     return EXIT_DONE
+
+
+def _is_queued(status: dict[str, Any]) -> bool:
+    """Whether a job of the run is still to come or to end."""
+    return bool(status["job"] and status["job"]["state"])
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from gaff.cluster.allocation import FOLDER
 
-_NAME = "submitted.jsonl"
+RECORD = f"{FOLDER}/submitted.jsonl"  # in the run directory
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Submission:
 def record(root: Path, scheduler: str, job: str, script: Path) -> None:
     """Append a submission to the record of run directory ``root``."""
     now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    path = root / FOLDER / _NAME
+    path = root / RECORD
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a", encoding="utf-8") as file:
         file.write(json.dumps(asdict(Submission(scheduler, job, str(script), now))) + "\n")
@@ -45,7 +45,7 @@ def record(root: Path, scheduler: str, job: str, script: Path) -> None:
 def submissions(root: Path) -> list[Submission]:
     """What the record says, oldest first; lines that cannot be read are left out."""
     try:
-        lines = (root / FOLDER / _NAME).read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = (root / RECORD).read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return []
     found = []

@@ -92,6 +92,6 @@ class Scheduler(Protocol):
         """
         ...
 
-    def alive(self, job: str) -> bool | None:
-        """Whether a job waits or runs; None where the scheduler cannot be asked now."""
+    def state(self, job: str) -> str | None:
+        """How a job stands, in the scheduler's words; "" when it neither waits nor runs, None if that is not known."""
         ...

@@ -80,10 +80,10 @@ class GridEngine:
             words += ["-v", ",".join(request.handed)]
         return job_number(self._qsub([*words, str(script)], request).out)
 
-    def alive(self, job: str) -> bool | None:
+    def state(self, job: str) -> str | None:
         number, _, task = job.partition(".")
         states = job_states(number, task or None)
-        return None if states is None else bool(states)
+        return None if states is None else ", ".join(dict.fromkeys(states))
 
     def _qsub(self, words: list[str], request: JobRequest) -> Answer:
         answer = insist(["qsub", *words], _PATIENCE_S, is_away)

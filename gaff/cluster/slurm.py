@@ -94,11 +94,17 @@ class Slurm:
             raise InputError(refusal(self.title, answer.words, request.profile))
         return answer.out.splitlines()[-1].partition(";")[0]  # "ID;CLUSTER" where there are several clusters
 
-    def alive(self, job: str) -> bool | None:
-        answer = ask(["squeue", "-h", "-j", job, "-o", "%T"], environment=clean_environment())
-        if answer.ok:
-            return any(state not in _OVER for state in answer.out.split())
-        return False if "invalid job id" in answer.err.lower() else None
+    def state(self, job: str) -> str | None:
+        answer = ask(["squeue", "-h", "-j", job, "-o", "%T %r"], environment=clean_environment())
+        if not answer.ok:
+            return "" if "invalid job id" in answer.err.lower() else None
+        standing = [line.split(maxsplit=1) for line in answer.out.splitlines() if line.strip()]
+        told = [_with_reason(*words) for words in standing if words[0] not in _OVER]
+        return ", ".join(dict.fromkeys(told))
+
+
+def _with_reason(state: str, reason: str = "None") -> str:
+    return state.lower() if reason in ("None", "(null)") else f"{state.lower()} ({reason})"
 
 
 def _asked(profile: object, *keys: str) -> Iterator[str]:

@@ -131,7 +131,7 @@ def submit(scheduler: Scheduler, submittal: Submittal, script: str) -> tuple[str
 def _refuse_second(scheduler: Scheduler, run: Path) -> None:
     """Two jobs of one run would contend for its directory, and the second would end at once."""
     for earlier in reversed(submissions(run)):
-        if earlier.scheduler == scheduler.name and scheduler.alive(earlier.job):
+        if earlier.scheduler == scheduler.name and scheduler.state(earlier.job):
             what = f"{scheduler.title}'s job {earlier.job} of this run is waiting or running"
             remedy = "let it go on, or cancel it first"
             raise InputError(Problem("already-submitted", what, remedy, Location(str(run))))

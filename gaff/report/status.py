@@ -16,11 +16,13 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from gaff.cluster.record import RECORD
 from gaff.errors import InputError, Location, Problem
 from gaff.plan.schedule import Reset, Segment
 from gaff.report.checkpoints import Checkpoints
 from gaff.report.history import History, Launch, read_history
 from gaff.report.log_tail import LogTail, launches_by_logs, read_tail
+from gaff.report.queue import QueueLook
 from gaff.report.replay import segment_of
 from gaff.report.standing import Standing
 from gaff.supervisor.journal import JOURNAL_NAME, Entry, read_entries
@@ -29,7 +31,7 @@ from gaff.supervisor.lock_presence import PERIODS, Onlooker, Presence, presence
 from gaff.supervisor.ownership import IDENTITY_NAME
 
 SCHEMA = "gaff.status/1"
-_SIGNS = (IDENTITY_NAME, JOURNAL_NAME, "config.yml", LOCK_NAME)  # any of them makes a run directory
+_SIGNS = (IDENTITY_NAME, JOURNAL_NAME, "config.yml", LOCK_NAME, RECORD)  # any of them makes a run directory
 _RECENT_LINES = 20
 
 
@@ -53,6 +55,7 @@ class StatusReader:
         self._patient = patient
         self._onlooker = Onlooker(run_dir / LOCK_NAME)
         self._checkpoints = Checkpoints(run_dir)
+        self._queue = QueueLook(run_dir)
 
     def read(self) -> dict[str, Any]:
         """The present status as plain JSON values (schema ``gaff.status/1``, see docs/journal.md).
@@ -85,6 +88,7 @@ class StatusReader:
             "run_dir": str(self._run_dir),
             "time": _iso(now),
             **_to_json(found),
+            "job": self._queue.read(),
             "set_aside": [
                 {"place": str(place), **_set_aside(history, place)} for place in self._checkpoints.set_aside()
             ],

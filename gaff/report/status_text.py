@@ -13,6 +13,7 @@ _LABEL_WIDTH = 12
 _WARNINGS = 3
 _UNFINISHED = 3
 _REASON_WIDTH = 160
+_SCHEDULERS = {"slurm": "Slurm", "sge": "Grid Engine"}
 _SILENT_S = 60.0
 _AGAIN = "the same command carries on"
 _GOALS = {"measure": "to know the speed", "walltime": "as the walltime allows"}
@@ -49,7 +50,9 @@ def headline(status: Mapping[str, Any]) -> str:
 def status_line(status: Mapping[str, Any]) -> str:
     """The news in one line, for output that nobody redraws."""
     segment = f"segment {_segment(status)}" if status["segment"] else ""
-    parts = [headline(status), _figures(status), segment, *_counts(status), _stop_asked(status), _silence(status)]
+    job = _job(status) if status["state"] != "running" else ""
+    figures = [_figures(status), segment, *_counts(status), _stop_asked(status), _silence(status)]
+    parts = [headline(status), job, *figures]
     return " · ".join(part for part in parts if part)
 
 
@@ -59,6 +62,7 @@ def news(status: Mapping[str, Any]) -> tuple[object, ...]:
         *(status[name] for name in ("state", "phase", "iteration")),
         *(status[name]["count"] for name in ("restarts", "warnings")),
         status["segment"] and (status["segment"]["number"], status["segment"]["attempt"]),
+        status["job"] and status["job"]["state"],
         *(status["resets"]["done"], status["checkpoint"]["iteration"], bool(status["stop_asked"])),
     )
 
@@ -73,6 +77,7 @@ def _rows(status: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if status["state"] != "running":  # else the newest is being written
         yield from _unfinished(status["checkpoint"]["unfinished"])
     yield "restarts", _restarts(status)
+    yield "job", _job(status)
     yield "time limit", _limit(status)
     yield from _warnings(status["warnings"])
     for entry in status["set_aside"]:
@@ -102,6 +107,14 @@ def _silence(status: Mapping[str, Any]) -> str:
         return ""
     silent_s = _seconds(status["log_written"], status["time"])
     return f"its log is silent for {fmt.duration(silent_s)}" if silent_s > _SILENT_S else ""
+
+
+def _job(status: Mapping[str, Any]) -> str:
+    job = status["job"]
+    if job is None:
+        return ""
+    state = "its scheduler cannot be asked here" if job["state"] is None else job["state"] or "no longer in the queue"
+    return f"{job['id']} of {_SCHEDULERS.get(job['scheduler'], job['scheduler'])} · {state}"
 
 
 def _segment(status: Mapping[str, Any]) -> str:

@@ -64,6 +64,7 @@ def status(**changes: Any) -> dict[str, Any]:
             ],
         },
         "seconds_left": 8200.0,
+        "job": None,
         "time_limit": "2026-11-21T20:00:00.000+00:00",
         "stop_asked": None,
         "supervisor": {"host": "node18", "pid": 811, "since": "2026-11-21T08:00:00.000+00:00", "at_work": True},
