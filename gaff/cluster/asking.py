@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 ONCE_S = 30.0  # Slurm's clients give up by themselves after about 20 s
 _PAUSE_S = 5.0
+_NOT_THERE = 127  # as a shell says it
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,7 @@ class Answer:
     """What a program said.
 
     Attributes:
-        code: its exit code; None where it was not there or did not end in time.
+        code: its exit code, 127 where it cannot be started; None where it did not end in time.
         out, err: its output, without blanks at the ends.
     """
 
@@ -51,7 +52,7 @@ def ask(argv: Sequence[str], timeout_s: float = ONCE_S, environment: Mapping[str
     except subprocess.TimeoutExpired:
         return Answer(None, err=f"{argv[0]} did not answer within {timeout_s:.0f} s")
     except OSError as error:
-        return Answer(None, err=f"{argv[0]}: {error.strerror or error}")
+        return Answer(_NOT_THERE, err=f"{argv[0]}: {error.strerror or error}")
     return Answer(done.returncode, done.stdout.strip(), done.stderr.strip())
 
 

@@ -36,8 +36,12 @@ def record(root: Path, scheduler: str, job: str, script: Path) -> None:
     now = datetime.now(timezone.utc).isoformat(timespec="seconds")
     path = root / RECORD
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a", encoding="utf-8") as file:
-        file.write(json.dumps(asdict(Submission(scheduler, job, str(script), now))) + "\n")
+    line = json.dumps(asdict(Submission(scheduler, job, str(script), now)))
+    with open(path, "a+b") as file:
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            line = line if file.read(1) == b"\n" else f"\n{line}"  # a crash cut the last one off
+        file.write(f"{line}\n".encode())
         file.flush()
         os.fsync(file.fileno())
 

@@ -19,6 +19,7 @@ _MEANS_SOMETHING = re.compile(r"""[\\"`]|\$(?![A-Za-z_]|\{[A-Za-z_]\w*\})""", re
 _BACKSLASHED = r"\\\g<0>"
 # Many sites define `module` for login shells alone, and a job that goes on without one trains with the wrong CUDA.
 _MODULES = """\
+# shellcheck disable=SC1090 # where sites keep it
 for init in /etc/profile.d/{modules,lmod,z00_lmod}.sh "${MODULESHOME-}/init/bash" "${LMOD_PKG-}/init/bash"; do
     if type module >/dev/null 2>&1; then break; fi
     if [ -r "$init" ]; then . "$init"; fi

@@ -33,6 +33,19 @@ _OVER = (
 _MEANS_SOMETHING = re.compile(r"[\s#'\"\\]")  # on a directive line
 
 
+def job_number(answer: Answer) -> str:
+    """What ``sbatch --parsable`` printed: ``ID``, or ``ID;CLUSTER`` where there are several clusters.
+
+    Raises:
+        GaffError: it printed nothing, as a wrapper of a site's own may.
+    """
+    number = answer.out.rpartition("\n")[2].partition(";")[0].strip()
+    if not number:
+        what = "sbatch took the job and did not print its number"
+        raise GaffError(Problem("job-unknown", what, "look for it in `squeue --me`"))
+    return number
+
+
 def is_away(answer: Answer) -> bool:
     """Whether a program of Slurm failed because the controller did not answer."""
     return answer.code is None or bool(_AWAY.search(answer.err))
@@ -92,7 +105,7 @@ class Slurm:
             if is_away(answer):
                 raise _no_answer(answer)
             raise InputError(refusal(self.title, answer.words, request.profile))
-        return answer.out.splitlines()[-1].partition(";")[0]  # "ID;CLUSTER" where there are several clusters
+        return job_number(answer)
 
     def state(self, job: str) -> str | None:
         answer = ask(["squeue", "-h", "-j", job, "-o", "%T %r"], environment=clean_environment())

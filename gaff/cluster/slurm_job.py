@@ -13,7 +13,7 @@ from pathlib import Path
 
 from gaff.cluster.asking import Answer, ask, insist
 from gaff.cluster.job import HANDED, SCRIPT, Cause
-from gaff.cluster.slurm import is_away
+from gaff.cluster.slurm import is_away, job_number
 from gaff.cluster.slurm_environment import clean_environment
 from gaff.errors import EXIT_RESUMABLE, GaffError, Problem
 
@@ -96,7 +96,7 @@ class SlurmJob:
         answer = insist([*words, str(script)], _PATIENCE_S, is_away, clean_environment())
         if not answer.ok:
             raise _refused("take the job that is to follow", f"sbatch --dependency=afterany:{self.id}", answer)
-        return answer.out.splitlines()[-1].partition(";")[0]
+        return job_number(answer)
 
     def drop(self, follower: str) -> None:
         answer = insist(["scancel", follower], _ASK_S * 3, is_away, clean_environment())

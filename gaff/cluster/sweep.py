@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from gaff.errors import InputError, Problem
 
 _MOST = 1000  # tasks; Slurm's MaxArraySize is 1001 unless a site raised it
-_VALUE = re.compile(r"[\w.+-]+")
+_VALUE = re.compile(r"[\w.:+-]+")
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,7 @@ def variants(sweeps: Sequence[str]) -> tuple[Variant, ...]:
         values = [value.strip() for value in listed.split(",")]
         if not equals or not key or not all(_VALUE.fullmatch(value) for value in values):
             raise _wrong(sweep, "is not of the form KEY=VALUE,VALUE")
+        key = key.replace("-", "_")  # as the config takes it
         if key in keys:
             raise _wrong(sweep, "names a key that another sweep has")
         if len(set(values)) < len(values):
@@ -51,10 +52,13 @@ def variants(sweeps: Sequence[str]) -> tuple[Variant, ...]:
     made = [
         Variant(
             tuple(f"{key}={value}" for key, value in zip(keys, chosen, strict=True)),
-            ",".join(f"{name}={value}" for name, value in zip(names, chosen, strict=True)),
+            # A colon parts the words of PATH and of a container's mounts.
+            ",".join(f"{name}={value.replace(':', '-')}" for name, value in zip(names, chosen, strict=True)),
         )
         for chosen in itertools.product(*keys.values())
     ]
+    if len({variant.name for variant in made}) < len(made):
+        raise _wrong(sweeps[-1], "makes two runs of one name")
     if len(made) > _MOST:
         raise _wrong(sweeps[-1], f"makes {len(made)} runs with the others, and {_MOST} is the most")
     return tuple(made)
