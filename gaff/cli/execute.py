@@ -59,6 +59,7 @@ def execute(
     lock: Lock,
     deadline: Deadline | None = None,
     job: Job | None = None,
+    is_submitted: bool = False,
     gone: Callable[[], str | None] = lambda: None,
 ) -> None:
     """Do the run, or what is left of it, in run directory ``root``, which is held; then write its curve and report.
@@ -73,6 +74,7 @@ def execute(
         lock: what it is held by.
         deadline: the end of the walltime; None without.
         job: the scheduler's job that this is; None outside of any.
+        is_submitted: whether the job is for this run alone, so that its name and comment may tell how far it is.
         gone: why this process must make way for another, whatever its lock says; None while it need not.
 
     Raises:
@@ -109,7 +111,7 @@ def execute(
         directory=directory,
         run_id=run_id,
         trainer=trainer,
-        observer=view if job is None else Several(view, QueueNews(job, directory.root.name)),
+        observer=Several(view, QueueNews(job, directory.root.name)) if job is not None and is_submitted else view,
         journal=journal,
         notifier=Notifier(config.gaff.notify, directory.root, notify_failed),
         deadline=deadline,

@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gaff import __version__
 from gaff.cli.execute import held
 from gaff.cli.output import note, say
 from gaff.errors import EXIT_RESUMABLE, GaffError, InputError, Interrupted
@@ -78,7 +79,7 @@ def run_in_job(
     root: Path,
     train_iters: int,
     deadline: Deadline | None,
-    work: Callable[[Callable[[], str | None]], None],
+    work: Callable[[bool, Callable[[], str | None]], None],
 ) -> Callable[[], int] | None:
     """Do the run, and arrange how it goes on.  The run directory is held.
 
@@ -88,7 +89,8 @@ def run_in_job(
         root: the run directory.
         train_iters: the run's last iteration.
         deadline: the end of its time, as far as it is known.
-        work: does what is left of the run; is given what tells why it must make way for another start of the job.
+        work: does what is left of the run; is given whether the job is for this run alone, and what tells why it must
+            make way for another start of the job.
 
     Returns:
         What is to be done last of all, when the run directory is free again: it returns the exit code.  None where the
@@ -101,13 +103,16 @@ def run_in_job(
     from gaff.cluster.vigil import Vigil
     from gaff.supervisor.resubmission import Resubmission
 
+    for warning in (signal.SIGUSR1, signal.SIGUSR2):  # may come before or after the supervisor hears it, and would kill
+        signal.signal(warning, lambda number, frame: None)  # not SIG_IGN, which the trainer would inherit
     say(_describe(job, deadline))
     queue = Resubmission(job, mode, root.absolute())
     goes_on = False
-    with sentinel(job), Vigil(job) as vigil:
+    is_submitted = mode != "never" or job.script is not None  # else somebody's shell in a job, with other work
+    with sentinel(job if is_submitted else None), Vigil(job) as vigil:
         try:
             queue.begin(_is_done(root, train_iters))
-            work(lambda: vigil.lost)
+            work(is_submitted, lambda: vigil.lost)
             return None
         except Interrupted as error:
             goes_on = queue.wanted(error)
@@ -144,7 +149,7 @@ def _is_done(root: Path, train_iters: int) -> bool:
 
 def _describe(job: Job, deadline: Deadline | None) -> str:
     """Who this is, for the first line of the log."""
-    parts = [f"{job.scheduler}'s job {job.id}"]
+    parts = [f"GAFF {__version__} in {job.scheduler}'s job {job.id}"]
     parts += [f"restart {job.restarts}"] if job.restarts else []
     parts += [f"on {', '.join(job.nodes)}"] if job.nodes else []
     parts += [f"{fmt.duration(deadline.left_s)} left"] if deadline else ["no end of its time is known"]

@@ -73,6 +73,6 @@ def run(options: argparse.Namespace) -> int:
             root,
             plan.segments[-1].stop,
             deadline,
-            lambda gone: execute(config, plan, trainer, root, lock, deadline, job, gone),
+            lambda is_submitted, gone: execute(config, plan, trainer, root, lock, deadline, job, is_submitted, gone),
         )
     return go_on() if go_on else EXIT_DONE

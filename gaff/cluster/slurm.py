@@ -40,7 +40,7 @@ def job_number(answer: Answer) -> str:
         GaffError: it printed nothing, as a wrapper of a site's own may.
     """
     number = answer.out.rpartition("\n")[2].partition(";")[0].strip()
-    if not number:
+    if not number.isdecimal():
         what = "sbatch took the job and did not print its number"
         raise GaffError(Problem("job-unknown", what, "look for it in `squeue --me`"))
     return number

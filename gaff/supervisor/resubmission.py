@@ -9,6 +9,7 @@ without warning, ``scontrol requeue``) needs no help.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -77,7 +78,8 @@ class Resubmission:
         if error.signal not in _WARNINGS:  # a person
             return False
         cause = self.job.cause(error.signal)
-        self.journal.write("job_signalled", job=self.job.id, signal=error.signal, cause=cause.value)
+        with suppress(OSError, GaffError):  # a full disk, say, must not keep the job from coming back
+            self.journal.write("job_signalled", job=self.job.id, signal=error.signal, cause=cause.value)
         return cause in (Cause.TIME, Cause.PREEMPTED) or (cause is Cause.PUT_BACK and self.mode == "follower")
 
     def end(self, goes_on: bool) -> None:
