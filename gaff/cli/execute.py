@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,8 +48,24 @@ def held(root: Path) -> Iterator[Lock]:
 
     check_root(root)
     make_directory(root.absolute(), ROLE, REMEDY)
-    with run_lock(root / LOCK_NAME, lambda text: note(f"gaff: {text}.")) as lock:
+    with ExitStack() as stack:
+        try:
+            lock = stack.enter_context(run_lock(root / LOCK_NAME, lambda text: note(f"gaff: {text}.")))
+        except InputError as error:
+            raise _with_job(error, root) from None
         yield lock
+
+
+def _with_job(error: InputError, root: Path) -> InputError:
+    """A refusal by the lock that names the job at work too, by which a person finds it in a queue."""
+    from gaff.supervisor.journal import read_entries
+
+    first = error.problems[0]
+    started = [entry for entry in read_entries(root) if entry.event == "run_started"]
+    job = started[-1].text("job") if started else None
+    if first.id != "run-locked" or job is None:
+        return error
+    return InputError(replace(first, what=f"{first.what}, in job {job}"))
 
 
 def execute(

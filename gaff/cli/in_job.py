@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from gaff import __version__
 from gaff.cli.execute import held
 from gaff.cli.output import note, say
+from gaff.cluster.job import Cause
 from gaff.errors import EXIT_RESUMABLE, GaffError, InputError, Interrupted
 from gaff.plan.config import Config, load_config
 from gaff.plan.typed import text
@@ -115,12 +116,14 @@ def run_in_job(
             work(is_submitted, lambda: vigil.lost)
             return None
         except Interrupted as error:
+            ended: list[int] = []  # SIGTERM from here on; it would kill a job that is about to be put back
+            signal.signal(signal.SIGTERM, lambda number, frame: ended.append(number))
             goes_on = queue.wanted(error)
             if not goes_on:
                 raise
             for problem in error.problems:
                 note(f"gaff: {problem}")
-            return lambda: _go_on(queue.mode, job)
+            return lambda: _go_on(queue.mode, job, ended)
         finally:
             try:
                 queue.end(goes_on)
@@ -128,13 +131,14 @@ def run_in_job(
                 note(f"gaff: {error}")
 
 
-def _go_on(mode: Mode, job: Job) -> int:
+def _go_on(mode: Mode, job: Job, ended: Sequence[int]) -> int:
     """The last act of a job.  Slurm ends one that puts itself back with SIGTERM, which must not cut that short."""
+    if ended and job.cause("SIGTERM") is Cause.CANCELLED:
+        note(f"gaff: {job.scheduler}'s job {job.id} was cancelled: the same command carries on.")
+        return EXIT_RESUMABLE
     if mode == "follower":
         note(f"gaff: the run goes on in the job that waits behind {job.scheduler}'s {job.id}.")
         return EXIT_RESUMABLE
-    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
-        signal.signal(number, signal.SIG_IGN)
     code = job.put_back()
     note(f"gaff: {job.scheduler}'s job {job.id} goes back into the queue and carries the run on.")
     return code

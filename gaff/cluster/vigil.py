@@ -25,14 +25,15 @@ class Vigil:
 
     def __init__(self, job: Job, period_s: float = _PERIOD_S) -> None:
         self._job, self._period_s = job, period_s
-        self._parent = os.getppid()
+        # A job script of ours makes way for GAFF, whose parent is then the scheduler's; others end before it at times.
+        self._parent = os.getppid() if job.script else None
         self._superseded = False
         self._end = threading.Event()
 
     @property
     def lost(self) -> str | None:
         """Why this process is no longer the job, a clause; None while it is, as far as is known."""
-        if os.getppid() != self._parent:
+        if self._parent is not None and os.getppid() != self._parent:
             return f"{self._job.scheduler}'s own process above it is gone, and the job is no longer in its hands"
         if self._superseded:
             return f"{self._job.scheduler} has started job {self._job.id} anew"

@@ -54,7 +54,11 @@ class QueueNews(NullObserver):
 
     def close(self, outcome: str) -> None:
         self._told_at = None
+        self._wait()
         self._tell(outcome)
+        self._wait()
+
+    def _wait(self) -> None:
         if self._thread is not None:
             self._thread.join(_LAST_S)
 

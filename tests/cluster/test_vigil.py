@@ -18,7 +18,7 @@ from types import SimpleNamespace
 from gaff.cluster.vigil import Vigil
 if os.fork():
     os._exit(0) if sys.stdin.readline() else None
-vigil = Vigil(SimpleNamespace(id="7", scheduler="Slurm"))
+vigil = Vigil(SimpleNamespace(id="7", scheduler="Slurm", script="job.sh"))
 print(vigil.lost, flush=True)
 until = time.monotonic() + 20
 while vigil.lost is None and time.monotonic() < until:
@@ -28,7 +28,7 @@ print(vigil.lost, flush=True)
 
 
 def job(answers: list[bool]) -> Any:
-    return SimpleNamespace(id="12_3", scheduler="Slurm", is_superseded=lambda: answers.pop(0))
+    return SimpleNamespace(id="12_3", scheduler="Slurm", script=None, is_superseded=lambda: answers.pop(0))
 
 
 def test_another_start_of_the_job_is_noticed() -> None:
