@@ -4,6 +4,8 @@
 The launcher imports torch and DeepSpeed once and forks (safe: neither starts a thread on import, and no thread exists
 before the fork), which takes a third of the time of starting each rank anew.  When one rank dies the others are
 killed; when the launcher dies, however, the kernel kills the ranks.
+
+Where srun starts the ranks (:mod:`.nodes`), each process is one of them, and Slurm is what ends them (:mod:`.step`).
 """
 
 from __future__ import annotations
@@ -18,12 +20,12 @@ import traceback
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import yaml
 
 from gaff.errors import EXIT_FAILED, EXIT_WRONG_INPUT, GaffError, InputError, Location, Problem
-from gaff.trainers.bundled import settings
+from gaff.trainers.bundled import settings, step
 from gaff.trainers.bundled.support import unsupported
 
 _PR_SET_PDEATHSIG = 1
@@ -33,7 +35,10 @@ _DEFAULT_PORT = 29500
 
 
 def main(arguments: list[str]) -> int:
-    """Run ``CONFIG.yml`` to its end and return the exit code: 0, that of the first rank to fail, or 128 + signal."""
+    """Run ``CONFIG.yml`` to its end and return the exit code: 0, that of the first rank to fail, or 128 + signal.
+
+    As a task of srun's step it is one rank, which leaves the process with its own exit code.
+    """
     if len(arguments) != 1:
         sys.stderr.write("usage: python -m gaff.trainers.bundled CONFIG.yml\n")
         return EXIT_WRONG_INPUT
@@ -43,10 +48,15 @@ def main(arguments: list[str]) -> int:
         problems = unsupported(neox, lambda key: Location(str(config)))
         if problems:
             raise InputError(problems)
+        by_srun = step.is_started_by_srun(neox)
+        variables = step.rank_variables(neox, os.environ, config) if by_srun else {}
     except GaffError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_code
+    if by_srun:
+        _be_task(neox, config, variables)
     _prepare_environment(neox)
+    _stay_on_this_machine()
     _import_heavy()
     world = settings.layout(neox).world
     return Ranks().run(neox, config, world)
@@ -74,10 +84,13 @@ def _prepare_environment(neox: Mapping[str, Any]) -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ["DS_ACCELERATOR"] = "cpu"
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    # All ranks are on this machine; without it gloo looks up the host's name, which need not resolve.
+    os.environ["MASTER_PORT"] = str(settings.given(neox, "master_port", _DEFAULT_PORT))
+
+
+def _stay_on_this_machine() -> None:
+    # Without it gloo looks up the host's name, which need not resolve.
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     os.environ["MASTER_ADDR"] = "127.0.0.1"
-    os.environ["MASTER_PORT"] = str(settings.given(neox, "master_port", _DEFAULT_PORT))
 
 
 def _import_heavy() -> None:
@@ -103,7 +116,7 @@ class Ranks:
         for rank in range(world):
             child = os.fork()
             if child == 0:
-                _be_rank(neox, config, rank, world, launcher)
+                _be_fork(neox, config, rank, world, launcher)
             self._alive[child] = rank
         return self._wait()
 
@@ -148,29 +161,51 @@ class Ranks:
             os.kill(child, number)
 
 
-def _be_rank(neox: Mapping[str, Any], config: Path, rank: int, world: int, launcher: int) -> None:
+def _be_task(neox: Mapping[str, Any], config: Path, variables: Mapping[str, str]) -> NoReturn:
+    """Train as one rank of srun's step and leave the process; never returns."""
+    step.end_with_the_step(config)
+    _prepare_environment(neox)
+    code = _be_rank(neox, config, variables)
+    if code:
+        step.mark_failed(config)
+    _leave(code)
+
+
+def _be_fork(neox: Mapping[str, Any], config: Path, rank: int, world: int, launcher: int) -> NoReturn:
     """Train as one rank and leave the process; never returns."""
     code = EXIT_FAILED
     try:
         _die_with(launcher)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, signal.SIG_DFL)
-        for name, value in (("RANK", rank), ("LOCAL_RANK", rank), ("WORLD_SIZE", world), ("LOCAL_SIZE", world)):
-            os.environ[name] = str(value)
-        _train(neox, config)
-        code = 0
-    except GaffError as error:
-        _complain(rank, str(error))
-        code = error.exit_code
-    except BaseException:  # the top of the process
-        _complain(rank, traceback.format_exc())
+        numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "LOCAL_SIZE": world}
+        code = _be_rank(neox, config, {name: str(number) for name, number in numbers.items()})
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)  # not sys.exit: the launcher's exit handlers are not the rank's to run
+        _leave(code)  # not sys.exit: the launcher's exit handlers are not the rank's to run
 
 
-def _complain(rank: int, text: str) -> None:
+def _leave(code: int) -> NoReturn:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _be_rank(neox: Mapping[str, Any], config: Path, variables: Mapping[str, str]) -> int:
+    """Train as the rank that ``variables`` make this process; say what fails, and return the exit code."""
+    os.environ |= variables
+    try:
+        _import_heavy()  # a fork has it all
+        _train(neox, config)
+    except GaffError as error:
+        _complain(variables["RANK"], str(error))
+        return error.exit_code
+    except BaseException:  # the top of the process
+        _complain(variables["RANK"], traceback.format_exc())
+        return EXIT_FAILED
+    return 0
+
+
+def _complain(rank: str, text: str) -> None:
     """Write to stderr with the rank in front of each line, as torch does."""
     sys.stderr.write("".join(f"[rank{rank}]: {line}\n" for line in text.splitlines()))
 

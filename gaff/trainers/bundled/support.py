@@ -58,7 +58,7 @@ _USED = _words(
     eval_iters steps_per_print wall_clock_breakdown master_port pipe_partition_method
     """
 )
-# Speed, memory, logging, and how GPT-NeoX is launched: no effect on what is trained
+# Speed, memory, logging, and how the ranks are launched: no effect on what is trained
 _IGNORED = _words(
     """
     scaled_upper_triang_masked_softmax_fusion scaled_masked_softmax_fusion bias_dropout_fusion rope_fusion
