@@ -22,7 +22,7 @@ from gaff.report import format as fmt
 if TYPE_CHECKING:
     from gaff.cluster.job import Job
     from gaff.supervisor.lock import Lock
-    from gaff.supervisor.resubmission import Mode
+    from gaff.supervisor.resubmission import Mode, Resubmission
     from gaff.supervisor.walltime import Deadline
 
 _MAKE_WAY_S = 600.0  # the earlier start looks once a minute whether it is one
@@ -123,7 +123,7 @@ def run_in_job(
                 raise
             for problem in error.problems:
                 note(f"gaff: {problem}")
-            return lambda: _go_on(queue.mode, job, ended)
+            return lambda: _go_on(queue, ended)
         finally:
             try:
                 queue.end(goes_on)
@@ -131,12 +131,14 @@ def run_in_job(
                 note(f"gaff: {error}")
 
 
-def _go_on(mode: Mode, job: Job, ended: Sequence[int]) -> int:
+def _go_on(queue: Resubmission, ended: Sequence[int]) -> int:
     """The last act of a job.  Slurm ends one that puts itself back with SIGTERM, which must not cut that short."""
+    job = queue.job
     if ended and job.cause("SIGTERM") is Cause.CANCELLED:
+        queue.end(goes_on=False)
         note(f"gaff: {job.scheduler}'s job {job.id} was cancelled: the same command carries on.")
         return EXIT_RESUMABLE
-    if mode == "follower":
+    if queue.mode == "follower":
         note(f"gaff: the run goes on in the job that waits behind {job.scheduler}'s {job.id}.")
         return EXIT_RESUMABLE
     code = job.put_back()

@@ -11,6 +11,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gaff.cli.execute import check_everything
 from gaff.cli.output import note
 from gaff.cli.plan import add_config_arguments
 from gaff.cli.plan_text import columns
@@ -104,14 +105,17 @@ def _check_run(config: Config, root: Path, neox_dir: Path | None) -> Sequence[Pr
     from gaff.plan.checks import check
     from gaff.plan.plan import build_plan
     from gaff.supervisor.journal import read_entries
-    from gaff.supervisor.run_directory import check_root
+    from gaff.supervisor.run_directory import check_root, check_settings
     from gaff.trainers.select import select_trainer
 
     trainer = select_trainer(config, neox_dir)
     problems = check(config)
     if problems:
         raise InputError(problems)
+    if trainer.name == "bundled":  # the other one is judged where its GPUs are
+        check_everything(config, trainer)
     check_root(root)
+    check_settings(root, config)
     plan = build_plan(config)
     if any(entry.event == "run_finished" for entry in read_entries(root)):
         what = "this run is finished already"

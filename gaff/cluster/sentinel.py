@@ -44,3 +44,4 @@ def sentinel(job: Job | None, pid: int | None = None) -> Iterator[None]:
             process.wait(_END_S)
         except subprocess.TimeoutExpired:
             process.kill()  # the controller is away; the step ends with the job
+            process.wait()

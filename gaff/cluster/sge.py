@@ -7,11 +7,12 @@ Verified with Grid Engine 8.1.9; qsub(1), qstat(1).
 from __future__ import annotations
 
 import re
+import shlex
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from gaff.cluster.asking import Answer, insist
+from gaff.cluster.asking import Answer, ask, insist
 from gaff.cluster.profile import ClusterProfile, SchedulerName
 from gaff.cluster.refusals import refusal
 from gaff.cluster.request import JobRequest
@@ -21,6 +22,7 @@ from gaff.errors import GaffError, InputError, Location, Problem
 
 _PATIENCE_S = 90.0  # with a qmaster that is away, before a submission is given up
 _MOST_WORDS = 3  # lines of a refusal: -w v names every host that would not do
+_REMEDY = "mend it, or give another value with --job KEY=VALUE"
 _FOREIGN = ("qos", "constraint", "reservation")
 _NO_PATH = re.compile(r"[,$\"'\\\n]")  # in a path after -o these mean something, quoted or not
 _NOISE = re.compile(r"^(Unable to run job: |verification: (no|found) suitable queue.*|Exiting\.)")
@@ -53,10 +55,7 @@ class GridEngine:
             f"-wd {_path(request.directory)}",
             f"-o {_path(request.logs, log, host=True)}",
             "-j y",
-            *([f"-q {profile.partition}"] if profile.partition else []),
-            *([f"-P {profile.account}"] if profile.account else []),
-            *_sizes(profile),
-            f"-l h_rt={clock_time(profile.seconds)}",
+            *(words for _, words in _asked(profile)),
             "-notify",
             "-r n" if profile.resubmit == "follower" else "-r y",
             *([f"-t 1-{len(request.runs)}"] if request.array else []),
@@ -92,7 +91,7 @@ class GridEngine:
         if is_away(answer):
             what = f"Grid Engine's qmaster does not answer ({answer.words})"
             raise GaffError(Problem("scheduler-away", what, "give the same command again when `qstat` answers"))
-        raise InputError(refusal(self.title, complaint(answer), request.profile))
+        raise InputError(_alone(request.profile) or refusal(self.title, complaint(answer), request.profile))
 
 
 def job_number(said: str) -> str:
@@ -108,14 +107,45 @@ def complaint(answer: Answer) -> str:
     return "; ".join([*told[:_MOST_WORDS], *more]) or answer.words
 
 
-def _sizes(profile: ClusterProfile) -> Iterator[str]:
-    """GPUs are counted by the job, as the seed paper's cluster does; memory by the slot."""
+def _asked(profile: ClusterProfile) -> Iterator[tuple[str, str]]:
+    """Keys of the profile and what they ask for: GPUs are counted by the job, as the seed paper's cluster does."""
+    if profile.partition:
+        yield "partition", f"-q {profile.partition}"
+    if profile.account:
+        yield "account", f"-P {profile.account}"
     if profile.gpus_per_node:
-        yield f"-l {profile.gres}={profile.gpus_per_node}"
+        yield "gpus_per_node", f"-l {profile.gres}={profile.gpus_per_node}"
     if profile.cpus_per_node:
-        yield f"-pe {profile.parallel_environment} {profile.cpus_per_node}"
-    if profile.memory and float(re.match(r"[\d.]+", profile.memory)[0]):  # type: ignore[index]
-        yield f"-l mem={profile.memory.upper().rstrip('B')}"
+        yield "cpus_per_node", f"-pe {profile.parallel_environment} {profile.cpus_per_node}"
+    if profile.memory and profile.memory.strip("0KMGTB"):
+        yield "memory", f"-l mem={profile.memory.upper().rstrip('B')}"
+    yield "time", f"-l h_rt={clock_time(profile.seconds)}"
+
+
+def _alone(profile: ClusterProfile) -> Problem | None:
+    """The key that is refused also when nothing else is asked for; None where it is all of them together.
+
+    What Grid Engine says of a whole job seldom tells: of GPUs that no host has, that the parallel environment has no
+    slots.
+    """
+    if not _verified("").ok:  # at this site no job goes without some option
+        return None
+    for key, words in (*_asked(profile), *(("options", words) for words in profile.options)):
+        answer = _verified(words)
+        if answer.ok or is_away(answer):
+            continue
+        told = complaint(answer)
+        if "unknown resource" in told and key == "gpus_per_node":
+            key = "gres"
+        elif "parallel environment" in told and key == "cpus_per_node":
+            key = "parallel_environment"
+        what = f"Grid Engine does not take the job with `{words}` ({told})"
+        return Problem("scheduler-refused", what, _REMEDY, profile.where(key))
+    return None
+
+
+def _verified(words: str) -> Answer:
+    return ask(["qsub", "-w", "v", *shlex.split(words), "-b", "y", "true"])
 
 
 def _refuse_foreign(profile: ClusterProfile) -> None:

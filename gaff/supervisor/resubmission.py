@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
@@ -101,9 +102,8 @@ def fruitless_calls(entries: Sequence[Entry]) -> int:
     Calls that were stopped by a signal do not count, nor do they end the row: preemptions say nothing about the run.
     """
     begun = [number for number, entry in enumerate(entries) if entry.event == "run_started"]
-    ends = [*begun[1:], len(entries)]
     fruitless = 0
-    for first, end in reversed(list(zip(begun, ends, strict=True))):
+    for first, end in reversed(list(pairwise([*begun, len(entries)]))):
         call = entries[first:end]
         if any(entry.event in ("segment_done", "reset_done") for entry in call) or _reached_more(call):
             break

@@ -168,6 +168,17 @@ def open_run(directory: RunDirectory, config: Config, plan: dict[str, Any]) -> s
     return run_id
 
 
+def check_settings(root: Path, config: Config) -> None:
+    """Make sure that the run in ``root``, if there is one, is of this config.  Writes nothing.
+
+    Raises:
+        InputError: it began with other settings.
+    """
+    directory = run_directory(root, config)
+    if directory.identity.is_file() and directory.config.is_file():
+        _refuse_other_settings(directory, config)
+
+
 def _refuse_other_settings(directory: RunDirectory, config: Config) -> None:
     then, now = _settings(load_config([directory.config])), _settings(config)
     changed = sorted(k for k in then.keys() | now.keys() if then.get(k) != now.get(k))
