@@ -17,6 +17,7 @@ from gaff.cluster.slurm import is_away, job_number
 from gaff.cluster.slurm_environment import clean_environment
 from gaff.errors import EXIT_RESUMABLE, GaffError, Problem
 
+_ARGUMENTS = "GAFF_JOB_ARGUMENTS"  # set by slurm/gaff.sbatch: what stood behind it on sbatch's command line
 _ASK_S = 10.0
 _PATIENCE_S = 600.0  # to be queued again: a run of weeks must not end because a controller was away for some minutes
 _FACT = re.compile(r"(?:^|\s)(\w+)=(\S*)")
@@ -93,7 +94,8 @@ class SlurmJob:
         words += [f"--export={handed}"] if handed else []
         if "_" in self.id:
             words.append(f"--array={self.id.partition('_')[2]}")
-        answer = insist([*words, str(script)], _PATIENCE_S, is_away, clean_environment())
+        arguments = self.environ.get(_ARGUMENTS, "").splitlines()  # of a script that was submitted by hand
+        answer = insist([*words, str(script), *arguments], _PATIENCE_S, is_away, clean_environment())
         if not answer.ok:
             raise _refused("take the job that is to follow", f"sbatch --dependency=afterany:{self.id}", answer)
         return job_number(answer)
