@@ -16,8 +16,9 @@ from contextlib import contextmanager
 from gaff.cluster.job import Job
 
 _END_S = 5.0
-# One signal is passed on: SIGTERM ends `cat` as well.  So does the end of its input, when the supervisor is gone.
-_WATCH = 'trap "kill -USR1 $1" TERM; exec 3<&0; cat <&3 >/dev/null & wait $!'
+# One signal is passed on.  The end of its input, when the supervisor is gone, ends the step.  `cat` is deaf to SIGTERM:
+# Slurm signals a step's processes one after the other, and a `cat` that went first would take the shell with it.
+_WATCH = 'trap "kill -USR1 $1; kill -KILL \\$!" TERM; exec 3<&0; (trap "" TERM; exec cat <&3 >/dev/null) & wait $!'
 _SIZE = ("--nodes=1", "--ntasks=1", "--cpus-per-task=1", "--gres=none", "--mem=0")
 _STEP = ("srun", "--overlap", *_SIZE, "--quiet", "--job-name=gaff-sentinel")
 
