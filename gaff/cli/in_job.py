@@ -141,7 +141,14 @@ def _go_on(queue: Resubmission, ended: Sequence[int]) -> int:
     if queue.mode == "follower":
         note(f"gaff: the run goes on in the job that waits behind {job.scheduler}'s {job.id}.")
         return EXIT_RESUMABLE
-    code = job.put_back()
+    try:
+        code = job.put_back()
+    except GaffError as error:  # a site may forbid it
+        for problem in error.problems:
+            note(f"gaff: {problem}")
+        follower = queue.add_follower()
+        note(f"gaff: instead, job {follower} waits behind {job.scheduler}'s job {job.id} and carries the run on.")
+        return EXIT_RESUMABLE
     note(f"gaff: {job.scheduler}'s job {job.id} goes back into the queue and carries the run on.")
     return code
 

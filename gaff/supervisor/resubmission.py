@@ -55,9 +55,18 @@ class Resubmission:
             GaffError: the scheduler does not take it.
         """
         if self.mode == "follower" and not done:
-            self.follower = self.job.add_follower()
-            record(self.root, kind_of(self.job), self.follower, self.job.script or Path())
-            self.journal.write("follower_added", job=self.job.id, follower=self.follower)
+            self.add_follower()
+
+    def add_follower(self) -> str:
+        """Have a job queued that begins when this one has ended.  Returns its id.
+
+        Raises:
+            GaffError: the scheduler does not take it.
+        """
+        self.follower = self.job.add_follower()
+        record(self.root, kind_of(self.job), self.follower, self.job.script or Path())
+        self.journal.write("follower_added", job=self.job.id, follower=self.follower)
+        return self.follower
 
     def wanted(self, error: Interrupted) -> bool:
         """Whether this job is to be put back into the queue, or its follower to stay, after a run that ended so.
