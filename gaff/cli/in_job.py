@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from gaff import __version__
 from gaff.cli.execute import held
 from gaff.cli.output import note, say
-from gaff.cluster.job import Cause
+from gaff.cluster.job import CANCELLED, Cause
 from gaff.errors import EXIT_RESUMABLE, GaffError, InputError, Interrupted
 from gaff.plan.config import Config, load_config
 from gaff.plan.typed import text
@@ -146,6 +146,8 @@ def _go_on(queue: Resubmission, ended: Sequence[int]) -> int:
     except GaffError as error:  # a site may forbid it
         for problem in error.problems:
             note(f"gaff: {problem}")
+        if error.problems[0].id == CANCELLED:
+            return EXIT_RESUMABLE
         follower = queue.add_follower()
         note(f"gaff: instead, job {follower} waits behind {job.scheduler}'s job {job.id} and carries the run on.")
         return EXIT_RESUMABLE

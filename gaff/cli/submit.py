@@ -94,9 +94,9 @@ def run(options: argparse.Namespace) -> int:
     for warning in submittal.warnings:
         note(f"gaff: note: {warning}")
     if options.dry_run:
-        print(script, end="")
+        print(_as_json(kind, submittal, None, script) if options.json else script.rstrip("\n"))
         return EXIT_DONE
-    print(_as_json(kind, submittal, job) if options.json else _told(kind, submittal, job, starts))
+    print(_as_json(kind, submittal, job, script) if options.json else _told(kind, submittal, job, starts))
     return EXIT_DONE
 
 
@@ -133,10 +133,10 @@ def _told(kind: Scheduler, submittal: Submittal, job: str, starts: str | None) -
     return "\n".join(lines)
 
 
-def _as_json(kind: Scheduler, submittal: Submittal, job: str) -> str:
-    runs = [str(run) for run in submittal.runs]
-    logs = str(submittal.request.logs)
-    return json.dumps({"schema": SCHEMA, "scheduler": kind.name, "job": job, "runs": runs, "logs": logs}, indent=2)
+def _as_json(kind: Scheduler, submittal: Submittal, job: str | None, script: str) -> str:
+    """``job`` is None for a dry run."""
+    told = {"schema": SCHEMA, "scheduler": kind.name, "job": job, "runs": [str(run) for run in submittal.runs]}
+    return json.dumps({**told, "logs": str(submittal.request.logs), "script": script}, indent=2)
 
 
 def _render_keys() -> str:

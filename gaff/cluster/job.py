@@ -11,6 +11,7 @@ from typing import Protocol
 
 from gaff.cluster.profile import SchedulerName
 
+CANCELLED = "job-cancelled"  # the id of the problem with which a cancelled job refuses to be put back
 SCRIPT = "GAFF_JOB_SCRIPT"  # set by the templates of slurm/: the script as the scheduler keeps it
 HANDED = "GAFF_JOB_HANDED"  # set by `gaff submit`: names of variables that a follower must be handed as well
 
@@ -77,7 +78,7 @@ class Job(Protocol):
             The exit code that the job must now end with.
 
         Raises:
-            GaffError: the scheduler refuses, or does not answer.
+            GaffError: the scheduler refuses, or does not answer; or, with the id ``job-cancelled``, it was cancelled.
         """
         ...
 

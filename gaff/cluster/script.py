@@ -26,6 +26,7 @@ for init in /etc/profile.d/{modules,lmod,z00_lmod}.sh "${MODULESHOME-}/init/bash
 done
 no_module() { echo "gaff: 'module load $1' failed" >&2; exit 2; }
 module purge"""
+_SCRATCH = 'mkdir -p "$TMPDIR" || { echo "gaff: TMPDIR cannot be made" >&2; exit 2; }'
 
 
 def render(request: JobRequest, scheduler: Scheduler) -> str:
@@ -54,7 +55,7 @@ def _site(request: JobRequest, scheduler: Scheduler) -> list[str]:
     lines += [f"export {name}={shlex.quote(value)}" for name, value in (request.exported or {}).items()]
     lines += [f"export {name}={_expandable(value)}" for name, value in profile.environment if value is not None]
     if profile.scratch:
-        lines += [f"export TMPDIR={_expandable(profile.scratch)}", 'mkdir -p "$TMPDIR"']
+        lines += [f"export TMPDIR={_expandable(profile.scratch)}", _SCRATCH]
     lines += profile.setup
     if request.handed:
         lines.append(f"export {HANDED}={','.join(request.handed)}")

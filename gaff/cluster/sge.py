@@ -117,8 +117,9 @@ def _asked(profile: ClusterProfile) -> Iterator[tuple[str, str]]:
         yield "gpus_per_node", f"-l {profile.gres}={profile.gpus_per_node}"
     if profile.cpus_per_node:
         yield "cpus_per_node", f"-pe {profile.parallel_environment} {profile.cpus_per_node}"
-    if profile.memory and profile.memory.strip("0KMGTB"):
-        yield "memory", f"-l mem={profile.memory.upper().rstrip('B')}"
+    memory = (profile.memory or "0").upper().rstrip("B")
+    if memory.rstrip("KMGT").strip("0."):
+        yield "memory", f"-l mem={memory}"
     yield "time", f"-l h_rt={clock_time(profile.seconds)}"
 
 
@@ -145,7 +146,11 @@ def _alone(profile: ClusterProfile) -> Problem | None:
 
 
 def _verified(words: str) -> Answer:
-    return ask(["qsub", "-w", "v", *shlex.split(words), "-b", "y", "true"])
+    try:
+        options = shlex.split(words)
+    except ValueError:  # a quote without its end
+        options = words.split()
+    return ask(["qsub", "-w", "v", *options, "-b", "y", "true"])
 
 
 def _refuse_foreign(profile: ClusterProfile) -> None:
@@ -175,7 +180,7 @@ def _path(directory: Path, name: str = "", host: bool = False) -> str:
     """A path as one word of a directive; what ends at a colon would be a host's name, unless there is an empty one."""
     text = f"{directory}/{name}" if name else str(directory)
     if _NO_PATH.search(str(directory)):
-        what = "Grid Engine takes no path with a comma, a quote, a backslash or $ for a job's log"
-        raise InputError(Problem("path-unusable", what, "name another --run-dir", Location(str(directory))))
+        what = "Grid Engine takes no path with a comma, a quote, a backslash or $"
+        raise InputError(Problem("path-unusable", what, "use another directory", Location(str(directory))))
     text = f":{text}" if host and ":" in text else text
     return f'"{text}"' if re.search(r"\s", text) else text

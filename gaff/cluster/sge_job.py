@@ -36,6 +36,7 @@ class SgeJob:
     slots: int
     environ: Mapping[str, str] = field(repr=False)
     scheduler: str = "Grid Engine"
+    _killers: list[str] = field(default_factory=list, repr=False, compare=False)  # signals ahead of h_rt's SIGKILL
 
     @classmethod
     def of(cls, environ: Mapping[str, str]) -> SgeJob | None:
@@ -68,6 +69,12 @@ class SgeJob:
         began = min((moment for moment in told if moment), default=None)  # of two clocks, for the safe side
         return began + walltime_s - time.time() if began and walltime_s else None
 
+    @property
+    def notice_s(self) -> float | None:
+        """The seconds between SIGUSR2 and SIGKILL: the queue's ``notify``, which the execution host notes."""
+        noted = re.search(r"^notify=(\d+)$", self._noted(), re.MULTILINE)
+        return float(noted[1]) if noted else None
+
     def cause(self, signal: str) -> Cause:
         """SIGUSR2 is ``-notify`` ahead of SIGKILL: for ``h_rt``, and for qdel, which shows in the job's state.  SIGUSR1
         is ``-notify`` ahead of SIGSTOP, where a more urgent job takes the queue, or the limit ``s_rt``."""
@@ -84,6 +91,7 @@ class SgeJob:
         left = self.seconds_left()
         if signal != "SIGUSR2" or (left is not None and left > _SKEW_S) or (left is None and state is None):
             return Cause.UNKNOWN
+        self._killers.append(signal)
         return Cause.TIME
 
     def is_superseded(self) -> bool:
@@ -94,18 +102,38 @@ class SgeJob:
         return bool(facts and facts.started and facts.started > own + _SKEW_S)
 
     def put_back(self) -> int:
-        """By exit code 99, which costs no question.  Where that would not do, when ``h_rt`` is over or at a site that
-        forbids it, a copy of the job is submitted; but not of one that was deleted."""
+        """By exit code 99, which costs no question; but it means nothing where ``h_rt`` is over or the site forbids it.
+        A job that was deleted does not come back, whatever its exit code (measured)."""
         left = self.seconds_left()
-        if (left is None or left > _LAST_S) and not self._is_forbidden():
+        if self._killers or (left is not None and left <= _LAST_S):
+            why = "its h_rt is over, and exit code 99 means nothing then"
+        elif self._is_forbidden():
+            why = "this site gives exit code 99 no meaning (FORBID_RESCHEDULE)"
+        else:
             return EXIT_PUT_BACK
-        if "d" not in (self._state() or ""):
-            self._submit_copy(hold=self._task is None)  # tasks of an array are held by all others, or not at all
-        return EXIT_RESUMABLE
+        if "d" in (self._state() or ""):
+            return EXIT_RESUMABLE
+        what = f"Grid Engine does not put job {self.id} back into the queue: {why}"
+        raise GaffError(Problem("scheduler-refused", what, "submit the run again"))
 
     def add_follower(self) -> str:
-        """That of an array's task waits for all tasks: Grid Engine holds one by one only between equal arrays."""
-        return self._submit_copy(hold=True)
+        """The script as Grid Engine keeps it, with its arguments; what qsub was given besides is in no copy.
+
+        That of an array's task waits for all tasks: Grid Engine holds one by one only between equal arrays.
+        """
+        if self.script is None:
+            what = f"{SCRIPT} does not name the job's script, which a follower is made from"
+            raise GaffError(Problem("job-script-unknown", what, f"export {SCRIPT}=$0 in it, as slurm/gaff.sge does"))
+        facts = job_facts(self._number, self._task, _PATIENCE_S)
+        handed = self.environ.get(HANDED, "")
+        words = [program("qsub"), "-terse", "-hold_jid", self._number]
+        words += ["-v", handed] if handed else []
+        words += ["-t", f"{self._task}-{self._task}"] if self._task else []
+        words += [str(self.script), *(facts.arguments if facts else ())]
+        answer = insist(words, _PATIENCE_S, is_away)
+        if not answer.ok:
+            raise _refused("take the job that is to follow", f"qsub -hold_jid {self._number}", answer)
+        return job_number(answer.out)
 
     def drop(self, follower: str) -> None:
         answer = insist([program("qdel"), follower], _ASK_S * 3, is_away)
@@ -143,28 +171,14 @@ class SgeJob:
 
     def _is_forbidden(self) -> bool:
         """A site may give exit code 99 no meaning (FORBID_RESCHEDULE, sge_conf(5)), which the execution host notes."""
-        try:
-            noted = (Path(self.environ.get("SGE_JOB_SPOOL_DIR", "")) / "config").read_text(errors="replace")
-        except OSError:
-            return False
-        return "forbid_reschedule=1" in noted.split()
+        return "forbid_reschedule=1" in self._noted().split()
 
-    def _submit_copy(self, hold: bool) -> str:
-        """The script as Grid Engine keeps it, with its arguments; what qsub was given besides is in no copy."""
-        if self.script is None:
-            what = f"{SCRIPT} does not name the job's script, which a follower is made from"
-            raise GaffError(Problem("job-script-unknown", what, f"export {SCRIPT}=$0 in it, as slurm/gaff.sge does"))
-        facts = job_facts(self._number, self._task, _PATIENCE_S)
-        handed = self.environ.get(HANDED, "")
-        words = [program("qsub"), "-terse"]
-        words += ["-v", handed] if handed else []
-        words += ["-hold_jid", self._number] if hold else []
-        words += ["-t", f"{self._task}-{self._task}"] if self._task else []
-        words += [str(self.script), *(facts.arguments if facts else ())]
-        answer = insist(words, _PATIENCE_S, is_away)
-        if not answer.ok:
-            raise _refused("take the job that is to carry the run on", "qsub", answer)
-        return job_number(answer.out)
+    def _noted(self) -> str:
+        """What the execution host has written down of this job; empty where that is not to be read."""
+        try:
+            return (Path(self.environ["SGE_JOB_SPOOL_DIR"]) / "config").read_text(errors="replace")
+        except (KeyError, OSError):
+            return ""
 
 
 def _hosts(environ: Mapping[str, str]) -> dict[str, int]:

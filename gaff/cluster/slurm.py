@@ -51,6 +51,11 @@ def is_away(answer: Answer) -> bool:
     return answer.code is None or bool(_AWAY.search(answer.err))
 
 
+def _did_not_hear(answer: Answer) -> bool:
+    """Whether the controller was away and surely took nothing: an answer that is late may be of a job taken."""
+    return is_away(answer) and answer.code is not None and "socket timed out" not in answer.err.lower()
+
+
 class Slurm:
     """See :class:`gaff.cluster.request.Scheduler`."""
 
@@ -100,8 +105,11 @@ class Slurm:
         words = ["sbatch", "--parsable"]
         if request.handed:
             words.append(f"--export={','.join(request.handed)}")
-        answer = insist([*words, str(script)], _PATIENCE_S, is_away, clean_environment())
+        answer = insist([*words, str(script)], _PATIENCE_S, _did_not_hear, clean_environment())
         if not answer.ok:
+            if is_away(answer) and not _did_not_hear(answer):
+                what = f"Slurm's controller did not answer in time, and may have taken the job ({answer.words})"
+                raise GaffError(Problem("scheduler-unsure", what, "look in `squeue --me` before you submit it again"))
             if is_away(answer):
                 raise _no_answer(answer)
             raise InputError(refusal(self.title, answer.words, request.profile))

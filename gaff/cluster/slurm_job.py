@@ -12,7 +12,7 @@ from datetime import datetime
 from pathlib import Path
 
 from gaff.cluster.asking import Answer, ask, insist
-from gaff.cluster.job import HANDED, SCRIPT, Cause
+from gaff.cluster.job import CANCELLED, HANDED, SCRIPT, Cause
 from gaff.cluster.slurm import is_away, job_number
 from gaff.cluster.slurm_environment import clean_environment
 from gaff.errors import EXIT_RESUMABLE, GaffError, Problem
@@ -20,6 +20,7 @@ from gaff.errors import EXIT_RESUMABLE, GaffError, Problem
 _ARGUMENTS = "GAFF_JOB_ARGUMENTS"  # set by slurm/gaff.sbatch: what stood behind it on sbatch's command line
 _ASK_S = 10.0
 _PATIENCE_S = 600.0  # to be queued again: a run of weeks must not end because a controller was away for some minutes
+_AT_WORK = ("RUNNING", "SUSPENDED", "CONFIGURING")  # COMPLETING: its end has begun
 _FACT = re.compile(r"(?:^|\s)(\w+)=(\S*)")
 
 
@@ -71,7 +72,7 @@ class SlurmJob:
             return Cause.PUT_BACK
         if facts.get("PreemptTime", "None") not in ("None", "Unknown"):
             return Cause.PREEMPTED
-        if facts.get("Reason") == "TimeLimit" or is_warning:
+        if facts.get("Reason") == "TimeLimit" or (is_warning and facts.get("JobState") in _AT_WORK):
             return Cause.TIME
         return Cause.CANCELLED
 
@@ -79,6 +80,12 @@ class SlurmJob:
         return _number(self._facts(patience_s=0.0), "Restarts", 0) > self.restarts
 
     def put_back(self) -> int:
+        """Slurm would have a cancelled job rise from the dead as well (measured), so that is asked first."""
+        if self._facts(patience_s=0.0).get("JobState", "RUNNING") not in _AT_WORK:
+            cause = self.cause("SIGTERM")
+            if cause is Cause.CANCELLED:
+                what = f"Slurm's job {self.id} was cancelled"
+                raise GaffError(Problem(CANCELLED, what, "submit the run again to carry on"))
         answer = insist(["scontrol", "requeue", self.id], _PATIENCE_S, is_away, clean_environment())
         if answer.ok or self.is_superseded():
             return EXIT_RESUMABLE

@@ -130,7 +130,7 @@ def submit(scheduler: Scheduler, submittal: Submittal, script: str) -> tuple[str
 
 def _refuse_second(scheduler: Scheduler, run: Path) -> None:
     """Two jobs of one run would contend for its directory, and the second would end at once."""
-    for earlier in reversed(submissions(run)):
+    for earlier in submissions(run)[-2:]:  # one and its follower; those before are over
         if earlier.scheduler == scheduler.name and scheduler.state(earlier.job):
             what = f"{scheduler.title}'s job {earlier.job} of this run is waiting or running"
             remedy = "let it go on, or cancel it first"
@@ -145,10 +145,11 @@ def _container(config: Config, profile: ClusterProfile) -> Iterator[str]:
 
 
 def _refuse_container_on_nodes(config: Config, profile: ClusterProfile) -> None:
-    """GPT-NeoX's launchers for several nodes go out from inside the image, which has neither srun nor ssh."""
-    if profile.nodes > 1 and config.gaff.container is not None:
-        what = f"`nodes: {profile.nodes}` and a container do not go together: the image cannot start ranks elsewhere"
-        remedy = "ask for one node, or install GPT-NeoX on the nodes and leave out `container`"
+    """A container of Docker's daemon is in no step of Slurm's."""
+    container = config.gaff.container
+    if profile.nodes > 1 and container is not None and container.engine != "apptainer":
+        what = f"`nodes: {profile.nodes}` does not go with a container of {container.engine}"
+        remedy = "ask for one node, or use apptainer"
         raise InputError(Problem("container-nodes", what, remedy, profile.where("nodes")))
 
 

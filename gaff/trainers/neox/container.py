@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """GPT-NeoX in an image: the command line of Apptainer or Docker that runs a segment inside, GAFF itself outside.
 
-One machine only: GPT-NeoX's launchers for several go out from inside the image, where neither ssh nor Slurm are set up.
+On several nodes with Apptainer under Slurm alone, by way of :mod:`gaff.trainers.neox.relay`: GPT-NeoX's launchers go
+out from inside the image, where neither ssh nor Slurm are set up.
 Values of variables are never on the command line, where everybody could read them and commas and quotes would need
 care: Apptainer takes them from ``APPTAINERENV_NAME``, Docker from its own environment by ``--env NAME``.
 """
@@ -26,6 +27,7 @@ from gaff.trainers.contract import Launch
 from gaff.trainers.neox.environment import asked
 from gaff.trainers.neox.launchers import Nodes
 from gaff.trainers.neox.mounts import Mount
+from gaff.trainers.neox.relay import programs, write_relay
 
 Which = Callable[[str], str | None]
 
@@ -52,9 +54,9 @@ def check_container(config: Config, nodes: Nodes, which: Which = shutil.which) -
     container = config.gaff.container
     if container is None:
         return
-    if nodes.launcher != "local":
-        what = f"`container` runs GPT-NeoX on one machine, and the config's ranks are started by {nodes.launcher}"
-        remedy = "leave out the hostfile and `launcher`, or install GPT-NeoX on the nodes and leave out `container`"
+    if nodes.launcher != "local" and not is_relayed(container, nodes):
+        what = f"`container` with {container.engine} cannot go with ranks that {nodes.launcher} starts"
+        remedy = "use apptainer with `launcher: slurm`, one machine without a hostfile, or no `container`"
         yield config.problem("container-nodes", "gaff.container", what, remedy)
     if _program(container, which) is None:
         what = f"{' or '.join(_PROGRAMS[container.engine])} is not on PATH here"
@@ -72,6 +74,11 @@ def check_container(config: Config, nodes: Nodes, which: Which = shutil.which) -
         if not os.path.exists(source):
             what = f"{source}, to be mounted in the container, is not there"
             yield config.problem("container-bind", f"gaff.container.binds.{index}", what, "mend the path")
+
+
+def is_relayed(container: ContainerSettings, nodes: Nodes) -> bool:
+    """Whether srun starts each rank in the image of its own node."""
+    return container.engine == "apptainer" and nodes.launcher == "slurm"
 
 
 def look_inside(config: Config) -> list[Problem]:
@@ -189,6 +196,22 @@ def _apptainer(
     command += ["--pwd", str(inside.cwd), *container.options, container.image, *inside.argv]
     prefix = "SINGULARITYENV_" if Path(program).name == "singularity" else "APPTAINERENV_"
     return Launch(tuple(command), cwd, {f"{prefix}{key}": value for key, value in inside.env.items()})
+
+
+def relayed(launch: Launch, directory: Path, ranks_command: Sequence[str]) -> Launch:
+    """An Apptainer launch of GPT-NeoX's launcher, made into one whose ranks srun starts outside.
+
+    Args:
+        launch: from :func:`contained`; its words end with ``ranks_command``.
+        directory: the segment's.
+        ranks_command: the launcher's own command in the image.
+    """
+    engine_words = launch.argv[: -len(ranks_command)]
+    prefix = "SINGULARITYENV_" if Path(engine_words[0]).name == "singularity" else "APPTAINERENV_"
+    command = write_relay(directory, launch.argv, engine_words, prefix)
+    return Launch(
+        command, launch.cwd, {**launch.env, f"{prefix}PREPEND_PATH": str(programs(directory))}, launch.clean_up
+    )
 
 
 def _docker(

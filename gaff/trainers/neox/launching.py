@@ -8,6 +8,7 @@ and what must be cleared away on other nodes and in a container's daemon.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from gaff.plan.config import Config
 from gaff.trainers.contract import Launch, SegmentRequest
 from gaff.trainers.neox.check_launcher import check_launcher
 from gaff.trainers.neox.clean_up import clean_up
-from gaff.trainers.neox.container import check_container, contained, inside_variables
+from gaff.trainers.neox.container import check_container, contained, inside_variables, is_relayed, relayed
 from gaff.trainers.neox.environment import (
     RUN_ID,
     asked,
@@ -25,8 +26,9 @@ from gaff.trainers.neox.environment import (
     rank_environment,
     write_environment,
 )
-from gaff.trainers.neox.launchers import launcher_keys, launcher_variables, nodes_of
+from gaff.trainers.neox.launchers import Nodes, launcher_keys, launcher_variables, nodes_of
 from gaff.trainers.neox.mounts import mounts_of
+from gaff.trainers.neox.relay import job_variables
 from gaff.trainers.neox.wandb import wandb_variables
 
 _CACHE = "container-cache"  # in the run directory, for what is compiled inside an image
@@ -82,7 +84,7 @@ def build_launch(
     dashboard = wandb_variables(config, nodes, request.run_id, base)
     own |= dashboard.variables
     if config.gaff.container is not None:
-        return _in_container(config, request, command, own, environ, shim)
+        return _in_container(config, request, command, own, environ, shim, nodes)
     environment = rank_environment(nodes, base, own, checkout=command.cwd, raw=dashboard.raw)
     variables = write_environment(environment, request.directory)
     return Launch(command.argv, command.cwd, variables, clean_up(nodes, request.run_id))
@@ -95,9 +97,18 @@ def _in_container(
     own: Mapping[str, str],
     environ: Mapping[str, str],
     shim: Path | None,
+    nodes: Nodes,
 ) -> Launch:
+    assert config.gaff.container is not None
+    goes_out = is_relayed(config.gaff.container, nodes)
+    if goes_out:
+        own = {**job_variables(environ, nodes.ranks or 1), **own}
     cache = request.directory.parents[1] / _CACHE
     variables = inside_variables(config, environ, own, cache=cache, shim=shim)
     mounts = mounts_of(config, request, variables, cache=cache, shim=shim)
     inside = Launch(command.argv, command.cwd, variables)
-    return contained(config, inside, mounts, name=f"gaff-{request.run_id}", cwd=request.directory)
+    launch = contained(config, inside, mounts, name=f"gaff-{request.run_id}", cwd=request.directory)
+    if not goes_out:
+        return launch
+    everywhere = replace(launch, clean_up=clean_up(nodes, request.run_id))
+    return relayed(everywhere, request.directory, command.argv)

@@ -78,7 +78,11 @@ def apptainer(words: list[str]) -> Call:
         call.environment |= os.environ
     call.environment |= {"HOME": os.environ["HOME"], "PATH": "/image/bin:/usr/bin:/bin"}
     prefix = "APPTAINERENV_"
-    call.environment |= {k[len(prefix) :]: v for k, v in os.environ.items() if k.startswith(prefix)}
+    given = {k[len(prefix) :]: v for k, v in os.environ.items() if k.startswith(prefix)}
+    before = given.pop("PREPEND_PATH", None)
+    call.environment |= given
+    if before is not None:
+        call.environment["PATH"] = f"{before}:{call.environment['PATH']}"
     call.words = words
     return call
 
