@@ -134,7 +134,8 @@ def execute(
         deadline=deadline,
         job=job,
         lost=lambda: gone() or lock.lost,
-        confirm=lambda: gone() or lock.confirm(),
+        confirm=lock.confirm,
+        gone=gone,
     )
     try:
         Supervisor(context).run()

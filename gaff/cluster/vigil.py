@@ -34,7 +34,7 @@ class Vigil:
     def lost(self) -> str | None:
         """Why this process is no longer the job, a clause; None while it is, as far as is known."""
         if self._parent is not None and os.getppid() != self._parent:
-            return f"{self._job.scheduler}'s own process above it is gone, and the job is no longer in its hands"
+            return f"{self._job.scheduler}'s own process of job {self._job.id} is gone"
         if self._superseded:
             return f"{self._job.scheduler} has started job {self._job.id} anew"
         return None

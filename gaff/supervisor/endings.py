@@ -19,8 +19,12 @@ def confirm_lock(run: RunContext) -> None:
     """Make sure that the run is still this supervisor's, before anything is touched.
 
     Raises:
+        Interrupted: its job is another process by now, or will be.
         GaffError: it is another one's by now.
     """
+    gone = run.gone()
+    if gone:
+        raise Interrupted(Problem("job-gone", gone, "leave the run to the job's next start"), "job")
     lost = run.confirm()
     if lost:
         where = Location(str(run.directory.root))

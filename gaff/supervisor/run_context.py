@@ -41,6 +41,7 @@ class RunContext:
         job: the scheduler's job that this is; None outside of any.
         lost: why the run is no longer this supervisor's, as far as it has noticed; None while it is.
         confirm: the same, looked up now.
+        gone: why its job is no longer this process, and will be started anew; None while it is.
         pace, history: what was measured and seen so far.
     """
 
@@ -57,6 +58,7 @@ class RunContext:
     job: Job | None = None
     lost: Callable[[], str | None] = _never_lost
     confirm: Callable[[], str | None] = _never_lost
+    gone: Callable[[], str | None] = _never_lost
     pace: Pace = field(default_factory=Pace)
     history: History = field(default_factory=History)
 
