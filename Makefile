@@ -26,15 +26,16 @@ test-exhaustive: $(VENV)/ready  ## every kill at every durable effect in further
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m exhaustive
 
 test-cluster: $(VENV)/ready  ## on a real Slurm and Grid Engine, started here, and images built for real; skips what is not installed
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m cluster
+	$(BIN)/python -m pytest -n 3 --dist worksteal -m cluster
 
 faults: $(VENV)/ready  ## the fault bench: 86 runs disturbed at a chosen moment, the table into docs/faults.md: 15 minutes on 2 cores
 	$(BIN)/python -m tests.faults --jobs 2 --write docs/faults.md
 
-lint: $(VENV)/ready  ## formatter, linter and type checker
+lint: $(VENV)/ready  ## formatter, linter and type checker; shell scripts and image recipes
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -B containers/check lint
 
 benchmark: $(VENV)/ready  ## what surgery costs, side by side with torch
 	$(BIN)/python benchmarks/surgery.py
