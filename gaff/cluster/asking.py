@@ -48,6 +48,7 @@ def ask(argv: Sequence[str], timeout_s: float = ONCE_S, environment: Mapping[str
             timeout=timeout_s,
             env=environment,
             check=False,
+            start_new_session=True,  # schedulers signal whole process groups
         )
     except subprocess.TimeoutExpired:
         return Answer(None, err=f"{argv[0]} did not answer within {timeout_s:.0f} s")

@@ -59,6 +59,11 @@ class Job(Protocol):
         """The job script; None where nobody says."""
         ...
 
+    @property
+    def notice_s(self) -> float | None:
+        """Seconds between a warning and SIGKILL; None where the job's end tells that, or nobody does."""
+        ...
+
     def seconds_left(self, patience_s: float = 0.0) -> float | None:
         """Until it is ended; None without a limit, or where the scheduler does not answer within ``patience_s``."""
         ...

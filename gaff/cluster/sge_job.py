@@ -12,7 +12,7 @@ from pathlib import Path
 from gaff.cluster.asking import Answer, ask, insist
 from gaff.cluster.job import HANDED, SCRIPT, Cause
 from gaff.cluster.sge import complaint, job_number
-from gaff.cluster.sge_programs import is_away, job_facts, job_states, program
+from gaff.cluster.sge_programs import command, is_away, job_facts, job_states
 from gaff.errors import EXIT_RESUMABLE, GaffError, Problem
 
 EXIT_PUT_BACK = 99  # has a job queued again, unless h_rt is over; qsub(1), and measured
@@ -126,17 +126,17 @@ class SgeJob:
             raise GaffError(Problem("job-script-unknown", what, f"export {SCRIPT}=$0 in it, as slurm/gaff.sge does"))
         facts = job_facts(self._number, self._task, _PATIENCE_S)
         handed = self.environ.get(HANDED, "")
-        words = [program("qsub"), "-terse", "-hold_jid", self._number]
-        words += ["-v", handed] if handed else []
+        words = ["-v", handed] if handed else []
         words += ["-t", f"{self._task}-{self._task}"] if self._task else []
         words += [str(self.script), *(facts.arguments if facts else ())]
-        answer = insist(words, _PATIENCE_S, is_away)
+        asked = command("qsub", "-terse", "-hold_jid", self._number, *words)
+        answer = insist(asked, _PATIENCE_S, is_away)
         if not answer.ok:
             raise _refused("take the job that is to follow", f"qsub -hold_jid {self._number}", answer)
         return job_number(answer.out)
 
     def drop(self, follower: str) -> None:
-        answer = insist([program("qdel"), follower], _ASK_S * 3, is_away)
+        answer = insist(command("qdel", follower), _ASK_S * 3, is_away)
         if not answer.ok and "does not exist" not in f"{answer.out}{answer.err}":
             raise _refused("cancel the job that was to follow", f"qdel {follower}", answer)
 
@@ -146,7 +146,7 @@ class SgeJob:
         if self._task is not None:
             return False
         context = f"gaff={comment.replace(',', ';')}"
-        return ask([program("qalter"), "-N", _shown(name), "-ac", context, self._number], _ASK_S).ok
+        return ask(command("qalter", "-N", _shown(name), "-ac", context, self._number), _ASK_S).ok
 
     @property
     def _number(self) -> str:

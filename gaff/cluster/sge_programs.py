@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from gaff.cluster.asking import ONCE_S, Answer, ask
 
 _PAUSE_S = 5.0
+_NOT_FOUND = 127  # the shell's exit code
 _AWAY = re.compile(
     r"unable to send message to qmaster|commlib error|got (send|select|read|receive) error|connection (refused|reset)|"
     r"timed? ?out|cannot contact qmaster|unable to contact qmaster",
@@ -22,12 +23,16 @@ _AWAY = re.compile(
 _FOR_EVER_S = 1e10  # a walltime of INFINITY is the largest number there is
 
 
-def program(name: str, environ: Mapping[str, str] = os.environ) -> str:
-    """Where one of its programs is: on PATH, which need not be so in a job, else where Grid Engine is."""
+def command(name: str, *words: str, environ: Mapping[str, str] = os.environ) -> list[str]:
+    """One of Grid Engine's programs with its arguments.
+
+    It is on PATH, which need not be so in a job, or where Grid Engine itself is.  It must not hear what ``-notify``
+    sends, which comes to all processes of the job's group, or a follower is not submitted.
+    """
     root, architecture = environ.get("SGE_ROOT"), environ.get("SGE_ARCH") or environ.get("ARC")
     places = [environ.get("SGE_BINARY_PATH"), f"{root}/bin/{architecture}" if root and architecture else None]
     found = [shutil.which(name), *(shutil.which(name, path=place) for place in places if place)]
-    return next((path for path in found if path), name)
+    return ["sh", "-c", 'trap "" USR1 USR2; exec "$@"', "sh", next((path for path in found if path), name), *words]
 
 
 def is_away(answer: Answer) -> bool:
@@ -52,7 +57,7 @@ class JobFacts:
 
 def job_facts(number: str, task: str | None, patience_s: float = 0.0) -> JobFacts | None:
     """Ask for one job or array task; None where the qmaster does not answer, or knows no such job."""
-    root = _xml([program("qstat"), "-xml", "-j", number], patience_s)
+    root = _xml(command("qstat", "-xml", "-j", number), patience_s)
     element = None if root is None else root.find("djob_info/element")
     if element is None:
         return None
@@ -71,7 +76,7 @@ def job_states(number: str, task: str | None, user: str = "*", patience_s: float
     Returns:
         Several for an array, none for a job that is not known (any more); None where the qmaster does not answer.
     """
-    root = _xml([program("qstat"), "-xml", "-g", "d", "-u", user], patience_s)
+    root = _xml(command("qstat", "-xml", "-g", "d", "-u", user), patience_s)
     if root is None:
         return None
     return [
@@ -91,7 +96,7 @@ def _xml(words: Sequence[str], patience_s: float) -> ElementTree.Element | None:
                 return ElementTree.fromstring(answer.out)
             except ElementTree.ParseError:
                 return None
-        if time.monotonic() + _PAUSE_S >= until:
+        if answer.code == _NOT_FOUND or time.monotonic() + _PAUSE_S >= until:
             return None
         time.sleep(_PAUSE_S)
 

@@ -56,6 +56,10 @@ class SlurmJob:
         named = self.environ.get(SCRIPT)
         return Path(named) if named else None
 
+    @property
+    def notice_s(self) -> float | None:
+        return None
+
     def seconds_left(self, patience_s: float = 0.0) -> float | None:
         """Slurm 22.05 says the end to the second in ``EndTime``; ``squeue -o %L`` rounds a limit that was changed."""
         facts = self._facts(patience_s)

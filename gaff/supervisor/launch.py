@@ -6,13 +6,15 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gaff.checkpoint.completeness import mark_complete, why_unfinished
 from gaff.checkpoint.tag import tag_name
+from gaff.cluster.job import Job
 from gaff.files import make_directory_durably
 from gaff.plan.estimates import tags
+from gaff.plan.settings import WatchSettings
 from gaff.supervisor import progress
 from gaff.supervisor.child import Child, clean_up, end_leftovers
 from gaff.supervisor.disk import check_room
@@ -92,7 +94,9 @@ def launch(run: RunContext, train: Train, piece: Piece) -> Outcome:
         until = "no checkpoint comes in time" if waits_for is None else f"after the checkpoint at iteration {waits_for}"
         run.observer.message(f"stopping: {reason}; {until}")
 
-    stopping = Stopping(run.signals, watched, run.pace, saves, run.directory.save, run.deadline, run.lost, told)
+    stopping = Stopping(
+        run.signals, with_notice(watched, run.job), run.pace, saves, run.directory.save, run.deadline, run.lost, told
+    )
     with _reserved_port(run) as port:
         request = SegmentRequest(start, piece.stop, run.directory.save, folder, port.number, run.run_id)
         prepared = run.trainer.prepare(run.config, request)
@@ -122,6 +126,14 @@ def launch(run: RunContext, train: Train, piece: Piece) -> Outcome:
             run.observer.message(f"the trainer exited with {code}, but its checkpoint is whole")
         mark_expected(run.directory.save, run.run_id, piece.stop)
     return outcome
+
+
+def with_notice(watched: WatchSettings, job: Job | None) -> WatchSettings:
+    """No checkpoint is waited for longer than half of what the scheduler leaves; the rest is for the trainer's end."""
+    notice_s = None if job is None else job.notice_s
+    if notice_s is None:
+        return watched
+    return replace(watched, warning_seconds=min(watched.warning_seconds, notice_s / 2))
 
 
 def _reserved_port(run: RunContext) -> ReservedPort:

@@ -7,11 +7,13 @@ import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from gaff.plan.settings import WatchSettings
+from gaff.supervisor.launch import with_notice
 from gaff.supervisor.pace import Pace
 from gaff.supervisor.signals import Signals
 from gaff.supervisor.stopping import Stopping, Verdict
@@ -187,3 +189,12 @@ def test_a_warning_far_from_a_jobs_end_asks_for_one(tmp_path: Path) -> None:
     assert scene.verdict() is Verdict.GO_ON, "55 s to the checkpoint at 200, and 100 are allowed"
     assert scene.stopping.waits_for == 200
     assert scene.stopping.reason == "SIGUSR1"
+
+
+@pytest.mark.parametrize(("notice_s", "allowed_s"), [(None, 100.0), (60.0, 30.0), (600.0, 100.0)])
+def test_a_scheduler_that_kills_soon_after_its_warning_shortens_the_wait(
+    notice_s: float | None, allowed_s: float
+) -> None:
+    job: Any = SimpleNamespace(notice_s=notice_s)
+    assert with_notice(SETTINGS, job).warning_seconds == allowed_s
+    assert with_notice(SETTINGS, None) == SETTINGS
