@@ -24,6 +24,7 @@ from gaff.supervisor.follow import follow
 from gaff.supervisor.ports import ReservedPort, reserve_port
 from gaff.supervisor.retention import expect_stop, mark_expected
 from gaff.supervisor.run_context import RunContext
+from gaff.supervisor.scratch import VARIABLE, make_scratch, remove_scratch
 from gaff.supervisor.state import Train
 from gaff.supervisor.stopping import Stopping
 from gaff.supervisor.walltime import Piece
@@ -118,7 +119,7 @@ def launch(run: RunContext, train: Train, piece: Piece) -> Outcome:
         dogs = Watchdogs(run.config, run.history, start, piece.stop, run.directory.save)
         expect_stop(run.directory.save, run.run_id, piece.stop)
         with _ended(prepared, run):
-            code = _run(run, train, prepared, log, watch, stopping, dogs)
+            code = _run(run, train, _with_scratch(prepared, run.run_id), log, watch, stopping, dogs)
     confirm_lock(run)
     outcome = _judge(run, piece, code, watch, stopping, log)
     if isinstance(outcome, Done):
@@ -134,6 +135,14 @@ def with_notice(watched: WatchSettings, job: Job | None) -> WatchSettings:
     if notice_s is None:
         return watched
     return replace(watched, warning_seconds=min(watched.warning_seconds, notice_s / 2))
+
+
+def _with_scratch(prepared: Launch, run_id: str) -> Launch:
+    """The launch with a place of its own for temporary files, where all of it runs on this machine."""
+    scratch = None if prepared.clean_up else make_scratch(run_id)
+    if scratch is None or VARIABLE in prepared.env:
+        return prepared
+    return replace(prepared, env={**prepared.env, VARIABLE: str(scratch)})
 
 
 def _reserved_port(run: RunContext) -> ReservedPort:
@@ -181,8 +190,9 @@ def _run(
 
 
 def end_what_is_left(run: RunContext) -> None:
-    """End what a guardian that was killed left behind, before anything else is launched."""
+    """End what a guardian that was killed left behind, and remove its temporary files, before anything is launched."""
     left_behind = end_leftovers(run.run_id)
+    remove_scratch(run.run_id)
     if left_behind:
         run.journal.write("leftovers_killed", processes=left_behind)
         many = "a process that was" if len(left_behind) == 1 else f"{len(left_behind)} processes that were"
