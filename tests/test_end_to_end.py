@@ -36,7 +36,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def short_config(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
-    return write_config(tmp_path_factory.mktemp("config") / "short.yml", data, train_iters=60, reset_every=20)
+    return write_config(tmp_path_factory.mktemp("config") / "short.yml", data, train_iters=150, reset_every=50)
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +129,7 @@ def test_killed_in_a_segment_the_run_ends_with_the_same_weights(
     root = tmp_path / "run"
     command = ("run", "--config", short_config, "--run-dir", root)
     process = gaff(*command, "-o", f"gaff.watch={{restarts: {restarts}, backoff_seconds: 0}}")
-    wait_for(lambda: (root / "segments/0002/attempt-1.log").exists() and "iteration       28/" in log_text(root))
+    wait_for(lambda: (root / "segments/0002/attempt-1.log").exists() and "iteration       53/" in log_text(root))
     if victim == "supervisor":
         process.kill()
     else:
@@ -139,11 +139,11 @@ def test_killed_in_a_segment_the_run_ends_with_the_same_weights(
     if not restarts:
         assert code == (-signal.SIGKILL if victim == "supervisor" else 75), output + errors
         wait_for(lambda: not ranks_of(root))
-        assert tags(root / "checkpoints") == [20]
+        assert tags(root / "checkpoints") == [50]
         code, output, errors = finish(gaff(*command))
     assert code == 0, output + errors
-    assert different(root / "checkpoints/global_step60", undisturbed / "checkpoints/global_step60") == []
-    assert final_loss(root, 60) == final_loss(undisturbed, 60)
+    assert different(root / "checkpoints/global_step150", undisturbed / "checkpoints/global_step150") == []
+    assert final_loss(root, 150) == final_loss(undisturbed, 150)
     assert [(e["segment"], e["attempt"]) for e in journal(root, "segment_launched")] == [(1, 1), (2, 1), (2, 2), (3, 1)]
     assert not ranks_of(root)
 
@@ -153,13 +153,13 @@ def test_another_k_is_another_run(undisturbed: Path, short_config: Path) -> None
         gaff("run", "--config", short_config, "-o", "gaff.reset_every=30", "--run-dir", undisturbed)
     )
     assert code == 2
-    assert "gaff.reset_every = 20, and now it is 30" in errors
+    assert "gaff.reset_every = 50, and now it is 30" in errors
 
 
 def test_status_tells_how_far_a_run_is(undisturbed: Path) -> None:
     code, output, _ = finish(gaff("status", undisturbed))
     assert code == 0
-    assert "60 of 60 iterations" in output
+    assert "150 of 150 iterations" in output
 
 
 def test_a_rehearsal_of_a_shipped_config_ends_with_three_resets_or_more(tmp_path: Path) -> None:
