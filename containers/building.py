@@ -166,7 +166,7 @@ def _use(inside: Inside, options: argparse.Namespace, labels: Mapping[str, str],
     ids = inside("sh", "-c", "id -u; touch /opt/x 2>/dev/null || echo refused").split()
     if ids != ["1000", "refused"]:
         raise BuildError(f"the image's user should be 1000 and own nothing of /opt: {' '.join(ids)}")
-    inside("sh", "-c", 'touch /work/mine "$HOME/mine" && rm /work/mine "$HOME/mine"', user=_STRANGER)
+    inside("sh", "-c", 'cd /work && touch mine "$HOME/mine" && rm mine "$HOME/mine"', user=_STRANGER)
     if options.rehearse and options.variant == "cpu":
         inside("sh", "-c", _REHEARSE, "sh", *(f"{options.rehearse * factor:g}" for factor in (1, 3, 9)))
 
