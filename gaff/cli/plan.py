@@ -43,6 +43,14 @@ def add_config_arguments(parser: argparse.ArgumentParser, *, required: bool = Tr
     )
 
 
+def add_place_arguments(parser: argparse.ArgumentParser) -> None:
+    """``--run-dir`` and ``--neox-dir``, the same for every verb that begins a run."""
+    parser.add_argument("--run-dir", type=Path, metavar="DIR", help="where the run lives (runs/<name of the config>)")
+    parser.add_argument(
+        "--neox-dir", type=Path, metavar="DIR", help="the GPT-NeoX checkout; else gaff: neox_dir, GPT_NEOX_DIR"
+    )
+
+
 def add_parser(subparsers: Any) -> None:
     """Register the verb."""
     parser = subparsers.add_parser(

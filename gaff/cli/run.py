@@ -8,7 +8,7 @@ from pathlib import Path
 
 from gaff.cli.execute import check_everything, execute, held
 from gaff.cli.in_job import held_by_job, run_in_job, spread
-from gaff.cli.plan import add_config_arguments, render_plan
+from gaff.cli.plan import add_config_arguments, add_place_arguments, render_plan
 from gaff.errors import EXIT_DONE
 
 
@@ -20,10 +20,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "stopped or killed: progress is judged from its checkpoints.",
     )
     add_config_arguments(parser)
-    parser.add_argument("--run-dir", type=Path, metavar="DIR", help="where the run lives (runs/<name of the config>)")
-    parser.add_argument(
-        "--neox-dir", type=Path, metavar="DIR", help="the GPT-NeoX checkout; else gaff: neox_dir, GPT_NEOX_DIR"
-    )
+    add_place_arguments(parser)
     parser.add_argument(
         "--time-limit",
         metavar="TIME",
@@ -42,7 +39,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def run(options: argparse.Namespace) -> int:
-    from gaff.cluster.job import this_job
+    from gaff.cluster.schedulers import this_job
     from gaff.plan.config import load_config
     from gaff.plan.plan import build_plan
     from gaff.supervisor.run_directory import check_root

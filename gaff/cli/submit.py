@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from gaff.cli.execute import check_everything
 from gaff.cli.output import note
-from gaff.cli.plan import add_config_arguments
+from gaff.cli.plan import add_config_arguments, add_place_arguments
 from gaff.cli.plan_text import columns
 from gaff.errors import EXIT_DONE, InputError, Location, Problem
 from gaff.plan.config import Config
@@ -33,10 +33,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "warns the run before its walltime ends, and comes back until the run is finished.",
     )
     add_config_arguments(parser, required=False)
-    parser.add_argument("--run-dir", type=Path, metavar="DIR", help="where the run lives (runs/<name of the config>)")
-    parser.add_argument(
-        "--neox-dir", type=Path, metavar="DIR", help="the GPT-NeoX checkout; else gaff: neox_dir, GPT_NEOX_DIR"
-    )
+    add_place_arguments(parser)
     parser.add_argument(
         "--profile",
         metavar="NAME",

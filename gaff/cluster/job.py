@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
 from typing import Protocol
@@ -111,11 +109,3 @@ class Job(Protocol):
 def kind_of(job: Job) -> SchedulerName:
     """The scheduler's name in profiles and records."""
     return "slurm" if job.scheduler == "Slurm" else "sge"
-
-
-def this_job(environ: Mapping[str, str] = os.environ) -> Job | None:
-    """The job that a process with this environment belongs to; None outside of any."""
-    from gaff.cluster.sge_job import SgeJob
-    from gaff.cluster.slurm_job import SlurmJob
-
-    return SlurmJob.of(environ) or SgeJob.of(environ)

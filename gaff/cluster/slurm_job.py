@@ -72,6 +72,9 @@ class SlurmJob:
         facts, is_warning = self._facts(patience_s=0.0), signal in ("SIGUSR1", "SIGUSR2")
         if not facts:  # only a warning is surely no cancellation
             return Cause.TIME if is_warning else Cause.UNKNOWN
+        return self._cause(facts, is_warning)
+
+    def _cause(self, facts: Mapping[str, str], is_warning: bool) -> Cause:
         if _number(facts, "Restarts", 0) > self.restarts:
             return Cause.PUT_BACK
         if facts.get("PreemptTime", "None") not in ("None", "Unknown"):
@@ -85,11 +88,11 @@ class SlurmJob:
 
     def put_back(self) -> int:
         """Slurm would have a cancelled job rise from the dead as well (measured), so that is asked first."""
-        if self._facts(patience_s=0.0).get("JobState", "RUNNING") not in _AT_WORK:
-            cause = self.cause("SIGTERM")
-            if cause is Cause.CANCELLED:
-                what = f"Slurm's job {self.id} was cancelled"
-                raise GaffError(Problem(CANCELLED, what, "submit the run again to carry on"))
+        facts = self._facts(patience_s=0.0)
+        is_ending = facts.get("JobState", "RUNNING") not in _AT_WORK
+        if is_ending and self._cause(facts, is_warning=False) is Cause.CANCELLED:
+            what = f"Slurm's job {self.id} was cancelled"
+            raise GaffError(Problem(CANCELLED, what, "submit the run again to carry on"))
         answer = insist(["scontrol", "requeue", self.id], _PATIENCE_S, is_away, clean_environment())
         if answer.ok or self.is_superseded():
             return EXIT_RESUMABLE

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from gaff.cluster.job import Cause, this_job
+from gaff.cluster.job import Cause
+from gaff.cluster.schedulers import this_job
 from gaff.cluster.sge_job import SgeJob
 from gaff.errors import GaffError
 

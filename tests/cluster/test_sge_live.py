@@ -30,7 +30,7 @@ LONG = ("-o", "train_iters=40000", "-o", "lr_decay_iters=40000", "-o", "checkpoi
 # A job that does what it is told to with what gaff.cluster.job gives it, and writes a line for each of its starts.
 PROBE = """
 import json, os, signal, sys, time
-from gaff.cluster.job import this_job
+from gaff.cluster.schedulers import this_job
 from gaff.errors import GaffError
 file, act = sys.argv[1:]
 job, heard, until = this_job(), [], time.time() + 60

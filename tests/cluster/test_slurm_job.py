@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from gaff.cluster import asking, slurm_job
-from gaff.cluster.job import CANCELLED, Cause, this_job
+from gaff.cluster.job import CANCELLED, Cause
+from gaff.cluster.schedulers import this_job
 from gaff.cluster.slurm_job import SlurmJob
 from gaff.errors import EXIT_RESUMABLE, GaffError
 from tests.cluster import stand_in
