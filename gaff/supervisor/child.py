@@ -26,6 +26,7 @@ from gaff.trainers.contract import Launch
 RUN_ID = "GAFF_RUN_ID"  # in the environment of every process of a run
 _CLEAN_UP_S = 60.0  # for one command
 _STOP_WAIT_S = 30.0  # longer than the guardian's own grace
+_KILL_WAIT_S = 5.0  # SIGKILL takes effect in its own time
 
 #: What torchrun and its like set for one rank.  GAFF may run in a shell that has them still, and every process of a
 #: launch, its launchers too, would take itself for that rank.
@@ -117,16 +118,20 @@ class Child:
         try:
             return self._process.wait(max(0.0, self._asked_at + _STOP_WAIT_S - time.monotonic()))
         except subprocess.TimeoutExpired:
-            self.kill()
+            killed = self.kill()
             self._process.kill()
+            psutil.wait_procs(killed, timeout=_KILL_WAIT_S)
             return self._process.wait()
 
-    def kill(self) -> None:
-        """End the trainer at once.  The guardian, which is left, then ends as well."""
+    def kill(self) -> list[psutil.Process]:
+        """End the trainer at once.  The guardian, which is left, then ends as well.  Returns what was killed."""
+        killed: list[psutil.Process] = []
         with contextlib.suppress(psutil.NoSuchProcess):
             for process in psutil.Process(self._process.pid).children(recursive=True):
                 with contextlib.suppress(psutil.NoSuchProcess):
                     process.kill()
+                    killed.append(process)
+        return killed
 
     def print_stacks(self) -> tuple[int, tuple[Path, ...]]:
         """Have the ranks print their Python stacks into the log, and die by it.
