@@ -117,7 +117,7 @@ def test_400_iterations_reset_after_exactly_100_200_and_300(tmp_path: Path, data
     ("victim", "restarts"),
     [
         ("supervisor", 0),
-        ("rank", 3),
+        pytest.param("rank", 3, marks=pytest.mark.exhaustive),
         pytest.param("rank", 0, marks=pytest.mark.exhaustive),
         pytest.param("launcher", 0, marks=pytest.mark.exhaustive),
         pytest.param("launcher", 3, marks=pytest.mark.exhaustive),

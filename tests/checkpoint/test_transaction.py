@@ -159,6 +159,7 @@ def test_a_reset_in_place_can_be_killed_anywhere(checkpoint: GetTag, tmp_path: P
     assert effects > 50, "the kill points were reached"
 
 
+@pytest.mark.exhaustive
 def test_a_reset_with_stored_values_can_be_killed_anywhere(checkpoint: GetTag, tmp_path: Path) -> None:
     given = tmp_path / "given.safetensors"
     save_file({"any": np.arange(12288, dtype=np.float32).reshape(512, 24)}, given)
@@ -191,6 +192,7 @@ def test_resets_of_other_layouts_can_be_killed_anywhere(
     assert Enumeration(checkpoint(name), lambda tag: reset(tag, request_), tmp_path / "kill").run() > 40
 
 
+@pytest.mark.exhaustive
 def test_a_restarted_schedule_can_be_killed_anywhere(checkpoint: GetTag, tmp_path: Path) -> None:
     """Numbers inside pickles: bytes are patched, or a file is staged and takes the old one's place."""
     tag = checkpoint(SMALL)

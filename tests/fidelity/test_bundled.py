@@ -95,7 +95,7 @@ def test_stop_edit_resume_is_resetting_in_memory(layout: str, new_lab: NewLab) -
     ("layout", "mistakes"),
     [
         ("one-rank", [{"forgets": (MASTER,)}]),
-        ("pp2-tied", [{"only_first_stage": True}]),
+        pytest.param("pp2-tied", [{"only_first_stage": True}], marks=pytest.mark.exhaustive),
         pytest.param(
             "one-rank",
             [{"forgets": (kind,)} for kind in (MODEL, FIRST_MOMENT, SECOND_MOMENT)],

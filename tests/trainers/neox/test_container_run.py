@@ -30,7 +30,7 @@ print(f"rank: 0 | time: 2026-11-21 03:12:11 | exiting the program at iteration {
 """
 
 
-@pytest.mark.parametrize("engine", ["apptainer", "docker"])
+@pytest.mark.parametrize("engine", ["apptainer", pytest.param("docker", marks=pytest.mark.exhaustive)])
 def test_gaff_run_trains_and_resets_with_gpt_neox_in_an_image(
     tmp_path: Path, unpacked_checkpoints: Path, engine: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

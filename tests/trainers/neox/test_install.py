@@ -113,6 +113,7 @@ def test_a_clone_for_the_cpu_is_whole_and_done_once(tmp_path: Path, wheels: Path
     assert (installed.checkout / "version").read_text() == "2\n"  # somebody's work is not taken away
 
 
+@pytest.mark.exhaustive
 def test_killed_while_cloning_and_while_pip_unpacks_it_is_finished_by_the_next_two(tmp_path: Path) -> None:
     source, home = write_repository(tmp_path / "source"), tmp_path / "home"
     padded = write_wheels(tmp_path / "wheels", padding=400_000_000)
