@@ -12,6 +12,7 @@ from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import Any
 
+from gaff.cli.plan_forecast import forecast
 from gaff.cli.plan_text import columns
 from gaff.cli.plan_text import render_plan as render_plan
 from gaff.errors import EXIT_DONE, EXIT_WRONG_INPUT, InputError, Problem
@@ -59,6 +60,18 @@ def add_parser(subparsers: Any) -> None:
         description="Read and check a config, and print what a run of it would do. Starts nothing.",
     )
     add_config_arguments(parser, required=False)
+    parser.add_argument(
+        "--iteration-ms", type=float, metavar="N", help="how long one iteration takes, to work out time and GPU hours"
+    )
+    parser.add_argument(
+        "--boundary-seconds", type=float, metavar="N", help="how long it takes from one segment to the next"
+    )
+    parser.add_argument(
+        "--measured", type=Path, metavar="RUN", help="take both from the directory of a run, from its summary.json"
+    )
+    parser.add_argument(
+        "--time-limit", metavar="TIME", help="of one job, as for `gaff run`: how many jobs the run needs in a chain"
+    )
     parser.add_argument("--json", action="store_true", help="print the plan as JSON (schema gaff.plan/1)")
     parser.add_argument("--keys", action="store_true", help="print every key of the `gaff:` block and leave")
     parser.set_defaults(run=run)
@@ -81,10 +94,13 @@ def run(args: argparse.Namespace) -> int:
         plan = build_plan(config, launcher)
     except InputError as error:
         raise InputError(errors or error.problems) from None
+    outlook = forecast(config, plan, args.measured, args.iteration_ms, args.boundary_seconds, args.time_limit)
     if args.json:
-        print(_as_json({**plan.to_json(), "problems": [problem_json(problem) for problem in errors]}))
+        whole = {**plan.to_json(), **outlook.to_json()}
+        whole["warnings"] += [problem_json(problem) for problem in outlook.warnings]
+        print(_as_json({**whole, "problems": [problem_json(problem) for problem in errors]}))
     else:
-        print(encodable(render_plan(plan)))
+        print(encodable(render_plan(plan, outlook)))
     for problem in errors:
         print(f"gaff: {problem}", file=sys.stderr)
     return EXIT_WRONG_INPUT if errors else EXIT_DONE

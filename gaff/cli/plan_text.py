@@ -3,140 +3,71 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
-import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import zip_longest
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from gaff.cli.plan_chart import draw
+from gaff.cli.plan_chart import GUTTER, draw
+from gaff.cli.plan_chart import WIDTH as CHART_WIDTH
+from gaff.cli.plan_facts import facts
+from gaff.cli.plan_layout import WIDTH, Row, broken_lines, paragraph, wrapped
+from gaff.cli.plan_layout import columns as columns
 from gaff.plan.changes import Planned
-from gaff.plan.learning_rate import DECAYING, LearningRate
 from gaff.plan.moments import Moments
 from gaff.plan.plan import Plan
 from gaff.plan.schedule import Segment
-from gaff.report.format import count
 
-WIDTH = 100
+if TYPE_CHECKING:
+    from gaff.cli.plan_forecast import Forecast
+
+_LEAST_WIDTH = 80  # a terminal narrower than that breaks the lines itself
 _ROWS_SHOWN = 12  # segments; a longer list is cut in the middle
-_TAGS_SHOWN = 5  # of those that stay
 _ITEMS_SHOWN = 4  # of a list that is written into a config
-_VALUE_WIDTH = 40  # of what is written into a config
+_VALUE_SHARE = 0.4  # of the width, for what is written into a config
+_LONG_TEXT = 30  # characters of one value; a longer one is cut in front
 
-Row = tuple[str, ...]
 
-
-def render_plan(plan: Plan, *, unicode: bool | None = None) -> str:
+def render_plan(
+    plan: Plan, forecast: Forecast | None = None, *, unicode: bool | None = None, width: int | None = None
+) -> str:
     """The plan as aligned text in at most 100 columns, but for words that are longer.
 
     Args:
         plan: what is shown.
+        forecast: epochs and cost, where they were looked into.
         unicode: whether block characters can be shown; by default what the encoding of standard output says.
+        width: columns; by default as many as the terminal has, up to 100.
     """
-    blocks = [wrapped(_facts(plan)), _segments(plan.segments)]
-    if plan.learning_rate:
-        resets = [reset.iteration for reset in plan.resets]
-        blocks.append(draw(plan.learning_rate, resets, unicode=_takes_unicode() if unicode is None else unicode))
+    unicode = _takes_unicode() if unicode is None else unicode
+    width = _width() if width is None else max(_LEAST_WIDTH, min(width, WIDTH))
+    blocks = [wrapped(facts(plan, forecast.data_rows() if forecast else ()), width)]
+    if forecast:
+        blocks.append(wrapped(forecast.cost_rows(), width))
+    blocks.append(_segments(plan.segments))
+    resets = [reset.iteration for reset in plan.resets]
+    chart_width = min(CHART_WIDTH, width - GUTTER - 2)
+    blocks.append(draw(plan.learning_rate, resets, plan.train_iters, unicode=unicode, width=chart_width))
     if plan.moments:
-        blocks.append(_moments(plan.moments))
+        blocks.append(_moments(plan.moments, width))
     if plan.changes:
-        blocks.append(["written into each segment's config on your behalf:", *_changes(plan.changes)])
-    if plan.warnings:
-        blocks.append([line for warning in plan.warnings for line in _paragraph(f"warning: {warning}")])
-    return "\n\n".join("\n".join(block) for block in blocks)
+        blocks.append(["written into each segment's config on your behalf:", *_changes(plan.changes, width)])
+    warnings = [*plan.warnings, *(forecast.warnings if forecast else ())]
+    if warnings:
+        blocks.append([line for warning in warnings for line in paragraph(f"warning: {warning}", width)])
+    return "\n\n".join("\n".join(block) for block in blocks if block)
+
+
+def _width() -> int:
+    """Columns of the terminal; ``WIDTH`` where standard output is none."""
+    if not sys.stdout.isatty():
+        return WIDTH
+    return max(_LEAST_WIDTH, min(shutil.get_terminal_size((WIDTH, 24)).columns, WIDTH))
 
 
 def _takes_unicode() -> bool:
     return (getattr(sys.stdout, "encoding", None) or "").lower().replace("-", "") == "utf8"
-
-
-def _facts(plan: Plan) -> list[Row]:
-    every = "never" if plan.reset_every is None else f"every {count(plan.reset_every, 'iteration')}"
-    return [
-        ("iterations", f"{plan.train_iters:,}"),
-        ("segments", f"{len(plan.segments):,}"),
-        ("resets", f"{len(plan.resets):,}, {every}" if plan.resets else "none"),
-        ("forgets", plan.forgets),
-        ("layout", plan.layout),
-        *_model_facts(plan),
-        *_token_facts(plan),
-        *_disk_facts(plan),
-        *_loader_facts(plan),
-        *_rate_facts(plan.learning_rate),
-    ]
-
-
-def _model_facts(plan: Plan) -> list[Row]:
-    model = plan.model
-    if model is None:
-        return [("parameters", f"not known: {plan.model_unknown}")]
-    tied = "tied to the output" if model.tied else f"and as many in the output ({2 * model.share:.1%} together)"
-    words = model.vocabulary
-    return [
-        ("parameters", f"{model.total:,}"),
-        ("embedding", f"{model.input_embedding:,} parameters, {model.share:.1%} of the model, {tied}"),
-        ("vocabulary", f"{words.tokens:,} tokens ({words.source}), padded to {words.rows:,} rows"),
-    ]
-
-
-def _token_facts(plan: Plan) -> list[Row]:
-    batch = plan.batch
-    if batch is None:
-        return [("tokens", "not known: batch size or sequence length is missing")]
-    if batch.tokens is not None and plan.tokens is not None:
-        gpus = f" on {batch.gpus:,} GPUs" if batch.gpus else ""
-        sample = f"{batch.samples:,} sequences of {batch.sequence:,}{gpus}"
-        return [("tokens", f"{batch.tokens:,} per iteration ({sample}), {plan.tokens:,} in all")]
-    per_gpu = batch.tokens_per_gpu or 0
-    why = "set global_num_gpus or a hostfile for the whole"
-    return [("tokens", f"{per_gpu:,} per iteration and data-parallel rank; the number of GPUs is not known ({why})")]
-
-
-def _disk_facts(plan: Plan) -> list[Row]:
-    said = f"{len(plan.tags):,} tags"
-    if plan.checkpoint_bytes is not None and plan.disk_bytes is not None:
-        said = f"{_bytes(plan.checkpoint_bytes)} per tag, {said}, {_bytes(plan.disk_bytes)} in all"
-    return [("checkpoints", said), *_kept_facts(plan)]
-
-
-def _kept_facts(plan: Plan) -> list[Row]:
-    settings, stay = plan.kept.settings, plan.kept.tags
-    if settings.newest is None:
-        return []
-    rules = ["the newest" if settings.newest == 1 else f"the {settings.newest:,} newest"]
-    rules += [f"multiples of {settings.every:,}"] if settings.every else []
-    rules += ["reset points"] if settings.resets else []
-    shown = [f"{iteration:,}" for iteration in stay]
-    if len(shown) > _TAGS_SHOWN:
-        shown = [*shown[:2], "…", *shown[-2:]]
-    rules += ["what checkpoint_factor and extra_save_iters ask for"] if plan.kept.asked else []
-    said = f"{', '.join(rules)}: {count(len(stay), 'tag')} in the end ({', '.join(shown)})"
-    most = f"at most {plan.kept.most:,} at once"
-    if plan.most_disk_bytes is not None:
-        most += f", {_bytes(plan.most_disk_bytes)}"
-    return [("kept", f"{said}; {most}")]
-
-
-def _loader_facts(plan: Plan) -> list[Row]:
-    cost = plan.loader
-    if cost is None:
-        return []
-    said = f"keeps up to {_bytes(cost.kept_bytes)} of batches in the memory of each rank that reads data"
-    if cost.skipped is not None and cost.skip_seconds is not None and len(plan.segments) > 1:
-        said += f"; before the last segment it skips {cost.skipped:,} samples, about {cost.skip_seconds:,.0f} s"
-    return [("data loader", said)]
-
-
-def _rate_facts(rate: LearningRate | None) -> list[Row]:
-    if rate is None:
-        return []
-    s = rate.schedule
-    unit = "iteration" if s.warmup_iter == 1 else "iterations"
-    warm = f"after {s.warmup_iter:,.6g} {unit} of warm-up" if s.warmup_iter else "without warm-up"
-    fall = f"{s.decay_style} over {count(s.end_iter, 'iteration')}, never below {s.min_lr:g}"
-    after = f"{s.start_lr:g} {warm}, then {fall if s.decay_style in DECAYING else 'constant'}"
-    again = f"; begins anew after each of {count(len(rate.restarts), 'reset')}" if rate.restarts else ""
-    return [("learning rate", after + again)]
 
 
 def _segments(segments: Sequence[Segment]) -> list[str]:
@@ -159,7 +90,7 @@ def _segments(segments: Sequence[Segment]) -> list[str]:
     return [*lines[: 1 + half], f"  … {hidden:,} more segments …", *lines[-half:]]
 
 
-def _moments(moments: Moments) -> list[str]:
+def _moments(moments: Moments, width: int) -> list[str]:
     steps = ("step after a reset", *(f"{step:,}" for step, _ in moments.values))
     factors = ("factor", *(f"{factor:.2f}" if factor < 1000 else f"{factor:.0e}" for _, factor in moments.values))
     betas = f"betas [{moments.beta1:g}, {moments.beta2:g}]"
@@ -174,13 +105,14 @@ def _moments(moments: Moments) -> list[str]:
     if moments.with_warmup:
         step, factor = moments.with_warmup
         ends += f"; with the restarted learning rate {factor:.2f} times the full rate at most, at step {step:,}"
-    return [*_paragraph(said), *columns([steps, factors], right=len(steps)), *_paragraph(ends)]
+    return [*paragraph(said, width), *columns([steps, factors], right=len(steps)), *paragraph(ends, width)]
 
 
-def _changes(changes: Sequence[Planned]) -> list[str]:
-    cells = [([f"  {change.key}"], _lines(_written(change), _VALUE_WIDTH), _why(change)) for change in changes]
+def _changes(changes: Sequence[Planned], width: int) -> list[str]:
+    room = int(width * _VALUE_SHARE)
+    cells = [([f"  {change.key}"], broken_lines(_written(change), room), _why(change)) for change in changes]
     indent = max(len(key) for [key], _, _ in cells) + max(len(line) for _, value, _ in cells for line in value) + 4
-    broken = (zip_longest(key, value, _lines(why, WIDTH - indent), fillvalue="") for key, value, why in cells)
+    broken = (zip_longest(key, value, broken_lines(why, width - indent), fillvalue="") for key, value, why in cells)
     return columns([row for rows in broken for row in rows])
 
 
@@ -202,48 +134,6 @@ def _yaml(value: Any) -> str:
         if len(shown) > _ITEMS_SHOWN:
             shown = [*shown[:2], "…", shown[-1]]
         return f"[{', '.join(shown)}]"
-    if isinstance(value, str) and len(value) > _VALUE_WIDTH - 10:
-        return f"…{value[10 - _VALUE_WIDTH :]}"
+    if isinstance(value, str) and len(value) > _LONG_TEXT:
+        return f"…{value[-_LONG_TEXT:]}"
     return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def columns(rows: Sequence[Row], right: int = 0) -> list[str]:
-    """Rows with aligned columns: the first ``right`` to the right, the last one unpadded."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = []
-    for row in rows:
-        cells = [
-            cell.rjust(w) if i < right else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append("  ".join(cells).rstrip())
-    return lines
-
-
-def wrapped(rows: Sequence[Row]) -> list[str]:
-    """Rows with aligned columns, the last of which is broken into lines so that all fits into ``WIDTH``."""
-    indent = sum(max(len(row[column]) for row in rows) + 2 for column in range(len(rows[0]) - 1))
-    return columns([part for row in rows for part in _broken(row, WIDTH - indent)])
-
-
-def _broken(row: Row, width: int) -> Iterator[Row]:
-    first, *rest = _lines(row[-1], width)
-    yield (*row[:-1], first)
-    yield from ((*("" for _ in row[:-1]), line) for line in rest)
-
-
-def _paragraph(text: str) -> list[str]:
-    first, *rest = _lines(text, WIDTH)
-    return [first, *(f"  {line}" for line in _lines(" ".join(rest), WIDTH - 2) if line)]
-
-
-def _lines(text: str, width: int) -> list[str]:
-    return textwrap.wrap(text, max(20, width), break_long_words=False, break_on_hyphens=False) or [""]
-
-
-def _bytes(amount: int) -> str:
-    value = float(amount)
-    for unit in ("B", "kB", "MB", "GB"):
-        if value < 1000:
-            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
-        value /= 1000
-    return f"{value:.1f} TB"

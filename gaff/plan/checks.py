@@ -14,6 +14,7 @@ from gaff.plan.check_schedule import check_schedule
 from gaff.plan.check_types import check_types
 from gaff.plan.check_warnings import check_warnings
 from gaff.plan.config import Config
+from gaff.plan.embeddings import check_share
 
 
 def check(config: Config, *, files: bool = True) -> list[Problem]:
@@ -31,5 +32,5 @@ def check(config: Config, *, files: bool = True) -> list[Problem]:
 
 def warnings(config: Config) -> list[Problem]:
     """What was noticed while reading, and what the run does otherwise than the config reads.  Stops no run."""
-    rules = (check_warnings, check_learning_rate, check_data, check_launch)
+    rules = (check_warnings, check_learning_rate, check_data, check_launch, check_share)
     return [*config.warnings, *(problem for rule in rules for problem in rule(config))]

@@ -97,7 +97,8 @@ def checkpoint_bytes(config: Config, size: ModelSize) -> int:
     element = _ELEMENT_BYTES.get(precision(config), 4)
     model = 0 if stage == 3 else stored * element
     master = 0 if stage == 0 and element == 4 else _MASTER
-    owned = stored + (size.input_embedding if size.tied and pipeline(config) > 1 else 0)
+    tied_copy = size.input_embedding + size.position_embedding  # the tied layer has both
+    owned = stored + (tied_copy if size.tied and pipeline(config) > 1 else 0)
     ranks = tensor_parallel(config) * max(1, pipeline(config))
     return model + owned * (master + moment_bytes(config)) + ranks * _RANDOM_STATES
 

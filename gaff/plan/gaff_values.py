@@ -20,6 +20,7 @@ from gaff.plan.settings import (
     LrSchedule,
     Moments,
     Policy,
+    TrackerName,
     TrainerName,
     WatchSettings,
     usable_scale,
@@ -176,6 +177,17 @@ def _environment(value: Any) -> tuple[tuple[str, str | None], ...]:
     return tuple((key, None if item is None else str(item)) for key, item in value.items())
 
 
+def _track(value: Any) -> tuple[str, ...]:
+    names = get_args(TrackerName)
+    if value == "none":
+        return ()
+    listed = value if isinstance(value, list) else [value]
+    for index, item in enumerate(listed):
+        if not isinstance(item, str) or item not in names:
+            raise Bad(f"{', '.join(names)}, a list of these, or none", index if listed is value else None)
+    return tuple(dict.fromkeys(listed))
+
+
 def _parameters(value: Any) -> tuple[str, ...]:
     expected = f"{', '.join(NICKNAMES)}, a pattern of parameter names, or a list of these"
     if value == []:
@@ -305,6 +317,7 @@ PARSERS: Mapping[str, Parser] = {
     "environment": _environment,
     "watch": _block(WatchSettings, _WATCH),
     "notify": _optional(_text("a shell command in one line")),
+    "track": _track,
     "save_forgotten": _boolean,
     "keep": _keep,
 }
@@ -327,6 +340,7 @@ EXAMPLES: Mapping[str, str] = {
     "environment": '{NCCL_DEBUG: "WARN"}',
     "watch": "{silence_minutes: 30, on_nan: stop}",
     "notify": "mail -s $GAFF_EVENT me@example.org",
+    "track": "[tensorboard, wandb]",
     "save_forgotten": "true",
     "keep": "{newest: 2, every: 10000, resets: true}",
 }

@@ -62,7 +62,7 @@ class IndexMaps:
         if entries is None or documents is None:
             return False
         if self.split is not None:
-            edges = _edges(split, documents)
+            edges = split_edges(split, documents)
             documents = edges[self.split + 1] - edges[self.split] if edges else 0
         return documents > 0 and entries % documents != 0
 
@@ -84,7 +84,7 @@ def index_maps(config: Config) -> Iterator[IndexMaps]:
         return
     for split, count in samples.items():
         key = f"{split}_data_paths"
-        for number, (prefix, share) in enumerate(_weighted(config, split)):
+        for number, (prefix, share) in enumerate(weighted_paths(config, split)):
             stem = f"{prefix}_{split}_{number}_indexmap_{math.ceil(count * share * 1.005)}ns_{end}"
             yield IndexMaps(f"{key}.{number}", prefix, stem, None)
 
@@ -97,7 +97,7 @@ def _evaluation(config: Config, train_iters: int, batch_samples: int) -> dict[st
     return {"valid": (train_iters // interval + 1) * iters * batch_samples, "test": iters * batch_samples}
 
 
-def _weighted(config: Config, split: str) -> Iterator[tuple[str, float]]:
+def weighted_paths(config: Config, split: str) -> Iterator[tuple[str, float]]:
     """(data path, its share of the samples); nothing where shares follow from the documents, or do not fit."""
     paths = [path for path in items(config, f"{split}_data_paths") if isinstance(path, str)]
     weights = items(config, f"{split}_data_weights") or [1.0] * len(paths)
@@ -106,7 +106,7 @@ def _weighted(config: Config, split: str) -> Iterator[tuple[str, float]]:
         yield from ((path, weight / sum(weights)) for path, weight in zip(paths, weights, strict=True))
 
 
-def _edges(split: str, documents: int) -> list[int] | None:
+def split_edges(split: str, documents: int) -> list[int] | None:
     """Where train, validation and test begin and end, as GPT-NeoX rounds them (``get_train_valid_test_split_``)."""
     mark = "," if "," in split else "/"
     try:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from gaff.plan.config import Config
 from gaff.plan.tokenizer import Vocabulary, vocabulary
-from gaff.plan.typed import at_least, flag, integer, items, number, tensor_parallel, word
+from gaff.plan.typed import at_least, flag, integer, items, number, pipeline, tensor_parallel, word, zero_stage
 
 #: Parameters of one normalisation layer of width d: (factor of d, constant).
 _NORM_SIZES: Mapping[str, tuple[int, int]] = {
@@ -64,6 +64,16 @@ class ModelSize:
     def share(self) -> float:
         """What a reset of the input embedding forgets, as a fraction of the model."""
         return self.input_embedding / self.total
+
+    @property
+    def embedding_share(self) -> float:
+        """Input and output embedding as a fraction of the model: what papers call the embeddings' share."""
+        return (self.input_embedding + self.output_embedding) / self.total
+
+    @property
+    def non_embedding(self) -> int:
+        """All but input, output and position embedding, as scaling laws count a model's size."""
+        return self.layers * self.per_layer + self.final_norm
 
 
 def model_size(config: Config) -> ModelSize | str:
@@ -161,3 +171,18 @@ def _round_up(value: int, multiple: int) -> int:
 def stored_parameters(config: Config, size: ModelSize) -> int:
     """Parameters as they lie in checkpoint files: replicated ones once per tensor-parallel rank."""
     return size.total + size.replicated * (tensor_parallel(config) - 1)
+
+
+def printed_parameters(config: Config, size: ModelSize) -> int | None:
+    """What GPT-NeoX prints as ``> total params`` when it has built the model; None with ZeRO 3, where it prints 0.
+
+    It adds up what each tensor-parallel rank and each pipeline stage holds (``megatron/utils.py``,
+    ``get_total_params``).  So replicated parameters count once per rank, and with tied embeddings and several stages
+    the last stage's copy of the embedding layer counts again, learned positions with it.
+    """
+    if zero_stage(config) == 3:
+        return None
+    stored = stored_parameters(config, size)
+    if size.tied and pipeline(config) > 1:
+        stored += size.input_embedding + size.position_embedding * tensor_parallel(config)
+    return stored

@@ -13,11 +13,12 @@ from gaff.plan import checks
 from gaff.plan.changes import Planned, planned_changes
 from gaff.plan.check_schedule import check_length
 from gaff.plan.config import Config
+from gaff.plan.embeddings import COMPARED, HIGH_SHARE
 from gaff.plan.estimates import Batch, batch, checkpoint_bytes, tags
 from gaff.plan.keeping import Kept, keep_warnings, kept
 from gaff.plan.learning_rate import LearningRate, learning_rate
 from gaff.plan.loader import LoaderCost, loader_cost
-from gaff.plan.model import ModelSize, model_size
+from gaff.plan.model import ModelSize, model_size, printed_parameters
 from gaff.plan.moments import Moments, moments
 from gaff.plan.parameters import Selection, selection
 from gaff.plan.schedule import Reset, Segment, schedule
@@ -25,6 +26,9 @@ from gaff.plan.settings import NICKNAMES
 from gaff.plan.typed import integer, pipeline, precision, tensor_parallel, zero_stage
 
 SCHEMA = "gaff.plan/1"
+#: Training tokens for each parameter of the model: the optimum for a budget of compute (Hoffmann et al., arXiv
+#: 2203.15556), and 2 T tokens for 7 B parameters (Touvron et al., arXiv 2307.09288).
+RATIOS_COMPARED: Mapping[str, int] = MappingProxyType({"Chinchilla": 20, "Llama-2-7B": 286})
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,7 @@ class Plan:
         layout: precision, ZeRO stage and parallelism, in words.
         model: parameters, None when they cannot be counted.
         model_unknown: then, why not.
+        printed: the parameters that GPT-NeoX prints for it, None where it prints none of use (ZeRO 3).
         batch: tokens per iteration, None when its keys are missing.
         checkpoint_bytes: one tag, None without ``model``.
         tags: iterations that leave a tag.
@@ -59,6 +64,7 @@ class Plan:
     layout: str
     model: ModelSize | None
     model_unknown: str
+    printed: int | None
     batch: Batch | None
     checkpoint_bytes: int | None
     tags: tuple[int, ...]
@@ -78,6 +84,22 @@ class Plan:
         """Tokens of the whole run, None when the number of GPUs is not known."""
         per_iteration = self.batch.tokens if self.batch else None
         return None if per_iteration is None else per_iteration * self.train_iters
+
+    @property
+    def tokens_per_parameter(self) -> float | None:
+        """Of the whole model; None where tokens or parameters are not known."""
+        return None if self.tokens is None or self.model is None else self.tokens / self.model.total
+
+    @property
+    def tokens_per_body_parameter(self) -> float | None:
+        """Of the model without its embeddings, as scaling laws count it."""
+        return None if self.tokens is None or self.model is None else self.tokens / self.model.non_embedding
+
+    @property
+    def tokens_between_resets(self) -> int | None:
+        """Tokens that each new embedding is trained on, but the first and the last."""
+        per_iteration = self.batch.tokens if self.batch else None
+        return None if per_iteration is None or self.reset_every is None else per_iteration * self.reset_every
 
     @property
     def disk_bytes(self) -> int | None:
@@ -103,10 +125,16 @@ class Plan:
                 for s in self.segments
             ],
             "resets": [asdict(reset) for reset in self.resets],
-            "model": _model_json(self.model),
+            "model": _model_json(self.model, self.printed),
             "model_unknown": self.model_unknown or None,
             "batch": _batch_json(self.batch),
             "tokens": self.tokens,
+            "tokens_per_parameter": {
+                "all": self.tokens_per_parameter,
+                "without_embeddings": self.tokens_per_body_parameter,
+                "compared": dict(RATIOS_COMPARED),
+            },
+            "tokens_between_resets": self.tokens_between_resets,
             "checkpoint_bytes": self.checkpoint_bytes,
             "tags": list(self.tags),
             "disk_bytes": self.disk_bytes,
@@ -159,6 +187,7 @@ def build_plan(config: Config, launcher: Mapping[str, Any] = MappingProxyType({}
         layout=_layout(config),
         model=counted,
         model_unknown=size if isinstance(size, str) else "",
+        printed=printed_parameters(config, counted) if counted else None,
         batch=sizes,
         checkpoint_bytes=checkpoint_bytes(config, counted) if counted else None,
         tags=written,
@@ -206,8 +235,19 @@ def _layout(config: Config) -> str:
     )
 
 
-def _model_json(model: ModelSize | None) -> dict[str, Any] | None:
-    return None if model is None else {**asdict(model), "total": model.total, "share": model.share}
+def _model_json(model: ModelSize | None, printed: int | None) -> dict[str, Any] | None:
+    if model is None:
+        return None
+    return {
+        **asdict(model),
+        "total": model.total,
+        "printed_by_neox": printed,
+        "without_embeddings": model.non_embedding,
+        "share": model.share,
+        "embedding_share": model.embedding_share,
+        "embedding_share_high": HIGH_SHARE,
+        "embedding_share_compared": dict(COMPARED),
+    }
 
 
 def _batch_json(value: Batch | None) -> dict[str, Any] | None:

@@ -24,6 +24,7 @@ LrSchedule = Literal["continue", "restart"]
 Device = Literal["gpu", "cpu", "cpu-beside-gpus"]
 Engine = Literal["apptainer", "docker"]
 Policy = Literal["warn", "restart", "stop"]
+TrackerName = Literal["tensorboard", "wandb", "mlflow"]
 
 #: Names of parameters that every GPT-NeoX model has or may have; others are named by patterns.
 NICKNAMES = ("input_embedding", "output_embedding", "position_embedding")
@@ -206,6 +207,10 @@ class GaffSettings:
     notify: str | None = field(
         default=None,
         metadata=_about("a shell command for warnings, failure and the end; it finds GAFF_EVENT and GAFF_MESSAGE set"),
+    )
+    track: tuple[TrackerName, ...] = field(
+        default=("tensorboard",),
+        metadata=_about("where the metrics go as the run goes: tensorboard, wandb, mlflow, a list of these, or none"),
     )
     save_forgotten: bool = field(
         default=False, metadata=_about("keep what was forgotten as safetensors inside the tag")

@@ -178,17 +178,16 @@ def test_where_standard_output_is_no_utf_8_the_chart_is_ascii(write: Write) -> N
 
 
 def test_planning_imports_neither_numpy_nor_torch() -> None:
+    words = ["plan", "--config", str(CONFIGS / "pythia-70m.yml"), "--iteration-ms", "340", "--boundary-seconds", "60"]
     program = (
-        "import sys\nfrom pathlib import Path\n"
-        "from gaff.cli.plan import render_plan\nfrom gaff.plan.config import load_config\n"
-        "from gaff.plan.plan import build_plan\n"
-        f"print(len(render_plan(build_plan(load_config([Path({str(CONFIGS / 'pythia-70m.yml')!r})])))))\n"
+        "import sys\nfrom gaff.cli.main import main\n"
+        f"code = main({[*words, '--time-limit', '4h']!r})\n"
         "print([name for name in ('numpy', 'torch', 'rich', 'matplotlib', 'deepspeed') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    length, heavy = done.stdout.split("\n", 1)
-    assert int(length) > 500
-    assert heavy.strip() == "[]"
+    text, heavy = done.stdout.rstrip("\n").rsplit("\n", 1)
+    assert "in a chain, 4:00:00 each" in text
+    assert heavy == "[]"
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yml")), ids=lambda path: path.stem)
@@ -198,20 +197,21 @@ def test_shipped_configs_lack_only_the_users_own_files(
     assert gaff_plan("--config", str(path), "--json", "-o", "global_num_gpus=64") == 2
     whole = json.loads(capsys.readouterr().out)
     assert {problem["id"] for problem in whole["problems"]} == {"data-file-missing", "tokenizer-file-missing"}
-    assert whole["warnings"] == []
+    high = ["embedding-share"] if path.stem in ("pythia-14m", "pythia-31m", "pythia-70m") else []
+    assert [warning["id"] for warning in whole["warnings"]] == high
     assert len(whole["resets"]) == 142
 
 
 @pytest.mark.parametrize(
     ("name", "pipe", "stage", "precision"),
     [("14m", 0, 0, "fp16"), ("31m", 0, 0, "fp16"), ("70m", 1, 1, "fp16"), ("160m", 1, 1, "fp16"),
-     ("410m", 1, 1, "fp16"), ("1b", 1, 0, "bfloat16")],
+     ("410m", 1, 1, "fp16"), ("1b", 1, 0, "bfloat16"), ("1-4b", 1, 1, "fp16")],
 )  # fmt: skip
 def test_shipped_configs_have_pythias_own_layouts(name: str, pipe: int, stage: int, precision: str) -> None:
     plan = build_plan(load_config([CONFIGS / f"pythia-{name}.yml"]))
     assert plan.layout == f"{precision}, ZeRO {stage}, tensor parallel 1, pipeline {pipe}"
 
 
-def test_there_are_the_six_configs() -> None:
+def test_there_are_the_seven_configs() -> None:
     names = {path.stem for path in CONFIGS.glob("*.yml")}
-    assert names == {f"pythia-{size}" for size in ("14m", "31m", "70m", "160m", "410m", "1b")}
+    assert names == {f"pythia-{size}" for size in ("14m", "31m", "70m", "160m", "410m", "1b", "1-4b")}
