@@ -20,13 +20,28 @@ from gaff.doctor.areas import (
     python,
     storage,
     system,
+    trackers,
 )
 from gaff.doctor.finding import SCHEMA, Finding, worst
 from gaff.doctor.subject import Subject
 from gaff.errors import GaffError
 from gaff.plan.typed import integer
 
-_MODULES = (python, neox, container, compilers, extensions, gpus, memory, launcher, ports, storage, data, system)
+_MODULES = (
+    python,
+    neox,
+    container,
+    compilers,
+    extensions,
+    gpus,
+    memory,
+    launcher,
+    ports,
+    storage,
+    data,
+    trackers,
+    system,
+)
 #: Area -> what examines it, in the order of the report.
 AREAS: dict[str, Callable[[Subject], Iterator[Finding]]] = {module.AREA: module.examine for module in _MODULES}
 
