@@ -111,7 +111,7 @@ def launch(run: RunContext, train: Train, piece: Piece) -> Outcome:
             log=str(log.relative_to(run.directory.root)),
             command=list(prepared.argv),
         )
-        run.observer.segment_started(segment, attempt)
+        run.observer.segment_started(segment, attempt, start)
         if piece.goal in _GOALS:
             run.observer.message(f"it stops after iteration {piece.stop}, {_GOALS[piece.goal]}")
         run.pace.launched(start, piece.stop)
@@ -245,6 +245,8 @@ def _journal_end(run: RunContext, train: Train, code: int, seconds: float, watch
         mean_ms=None if run.pace.mean_s is None else round(run.pace.mean_s * 1000, 3),
         start_s=_rounded(run.pace.start_s),
         end_s=_rounded(run.pace.end_s),
+        first_line_s=_rounded(run.pace.first_line_s),
+        last_line_s=_rounded(run.pace.since_last_line_s),
     )
 
 

@@ -22,8 +22,8 @@ class Observer(Protocol):
         """First of all.  ``resume_iteration`` is what the checkpoints already hold, 0 for a new run."""
         ...
 
-    def segment_started(self, segment: Segment, attempt: int) -> None:
-        """The trainer is about to be launched.  ``attempt`` counts from 1 within the segment."""
+    def segment_started(self, segment: Segment, attempt: int, start: int) -> None:
+        """The trainer is about to be launched, from iteration ``start``.  ``attempt`` counts from 1 in the segment."""
         ...
 
     def event(self, event: Event) -> None:
@@ -61,7 +61,7 @@ class NullObserver:
     def run_started(self, plan_segments: Sequence[Segment], train_iters: int, resume_iteration: int) -> None:
         return
 
-    def segment_started(self, segment: Segment, attempt: int) -> None:
+    def segment_started(self, segment: Segment, attempt: int, start: int) -> None:
         return
 
     def event(self, event: Event) -> None:

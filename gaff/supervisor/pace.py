@@ -27,6 +27,7 @@ class Pace:
         mean_s: seconds of an iteration over a whole launch, pauses between lines included, in the slowest of the newest
             launches; None until measured.  A long launch takes this, not the median.
         end_s: seconds from a launch's last iteration to its end, the checkpoint written; None until measured.
+        first_line_s: of the present launch alone, seconds from it to its first iteration line; None before that.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -40,6 +41,12 @@ class Pace:
         self._lines = 0
         self._first: tuple[float, int] | None = None
         self._span_s, self._span = 0.0, 0
+        self.first_line_s: float | None = None
+
+    @property
+    def since_last_line_s(self) -> float | None:
+        """Seconds since the present launch's last iteration line; None before its first."""
+        return self._clock() - self._line_at if self._lines else None
 
     @property
     def mean_s(self) -> float | None:
@@ -81,7 +88,8 @@ class Pace:
         self._line_at, self._iteration = now, event.iteration
         self._lines += 1
         if self._lines == 1:
-            self._first = self._line_at - self._launched_at, gap
+            self.first_line_s = self._line_at - self._launched_at
+            self._first = self.first_line_s, gap
         if event.ms_per_iteration is None:
             return
         speed = event.ms_per_iteration / 1000
@@ -98,7 +106,7 @@ class Pace:
         self._started_from = self._iteration = start
         self._stop = stop
         self._lines = 0
-        self._first = None
+        self._first = self.first_line_s = None
         self._span_s, self._span = 0.0, 0
 
     def ended(self) -> None:

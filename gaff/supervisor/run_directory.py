@@ -14,7 +14,9 @@
       segments/0001/       one segment: the trainer's config, attempt-1.log, attempt-2.log …
       checkpoints/         the tags, unless the config names another `save`
       checkpoints/set-aside/   tags that were incomplete and not trusted
-      loss_curve.png, report.html, summary.json
+      metrics.jsonl        every iteration line (docs/metrics.md)
+      tensorboard/, trackers/   what `gaff: track` asks for
+      report.html, loss_curve.png, loss_curve.svg, resets.csv, summary.json
 """
 
 from __future__ import annotations
@@ -73,6 +75,7 @@ FREE_KEYS = frozenset(
         "deepspeed_mpi",
         "wandb_run_name",
         "gaff.neox_dir",
+        "gaff.track",
         "gaff.neox_python",
         "gaff.container",
         "gaff.environment",

@@ -42,10 +42,12 @@ _LINE_END = re.compile(r"number of nan iterations:\s*(\d+)")
 # Losses are printed with %.6E, the learning rate with %.3E: the digits tell them apart whatever the loss is called.
 _LOSS = re.compile(r" (?P<name>[A-Za-z_][\w./ -]*?): (?P<value>-?\d\.\d{6}E[+-]\d{2,3}|[+-]?(?:NAN|INF))")
 _MAIN_LOSS = "lm_loss"
-# A line that is nothing but one iteration line, with numbers alone in it, needs no looking for anything else.
-_CLEAN = re.compile(
-    r" samples/sec: \d+\.\d{3} \| iteration +\d+/ *\d+ \|"
-    r"(?: [A-Za-z_][\w ()./-]{0,60}: +-?[\d.]+(?:E[+-]\d+|[A-Z]{0,2}FLOPS)? \|)+"
+# A line that is nothing but one iteration line, whole, is read in one go: nearly all lines of a log are.
+_WHOLE = re.compile(
+    r" samples/sec: (\d+\.\d{3}) \| iteration +(\d+)/ *(\d+) \| elapsed time per iteration \(ms\): (\d+\.\d) \|"
+    r" learning rate: (-?\d\.\d{3}E[+-]\d{2}) \|(?: approx flops per GPU: [\d.]+[A-Z]{0,2}FLOPS \|)?"
+    r" lm_loss: (-?\d\.\d{6}E[+-]\d{2,3}) \|((?: [A-Za-z_][\w./ -]{0,60}: -?\d\.\d{6}E[+-]\d{2,3} \|)*)"
+    r"(?: loss scale: (\d+\.\d) \|)? number of skipped iterations: +(\d+) \| number of nan iterations: +(\d+) \|\n?"
 )
 _MAX_LINES_HELD = 4
 _MAX_READ = 1 << 18  # characters of a line at a time
@@ -94,6 +96,34 @@ def _iteration_event(text: str) -> IterationLogged:
         nan=int(fields["nan"] or 0),
         losses=losses,
         loss_scale=fields["loss_scale"],
+    )
+
+
+def _whole_line(
+    samples: str,
+    iteration: str,
+    total: str,
+    ms: str,
+    rate: str,
+    loss: str,
+    others: str,
+    scale: str | None,
+    skipped: str,
+    nan: str,
+) -> IterationLogged:
+    """As :func:`_iteration_event`, from the groups of :data:`_WHOLE`."""
+    left_out, value = int(skipped), float(loss)
+    return IterationLogged(
+        int(iteration),
+        int(total),
+        None if left_out and value == 0.0 else value,
+        float(rate),
+        float(ms),
+        float(samples),
+        left_out,
+        int(nan),
+        {m["name"]: float(m["value"]) for m in _LOSS.finditer(others)} if others else {},
+        None if scale is None else float(scale),
     )
 
 
@@ -151,8 +181,8 @@ class LogParser:
 
     def feed(self, line: str) -> list[Event]:
         """The events that ``line`` completes, in the order of the text; most lines have none."""
-        if not self._held and not self._tracebacks.is_open and _CLEAN.fullmatch(line) and _LINE_END.search(line):
-            return [_iteration_event(line)]
+        if not self._held and not self._tracebacks.is_open and (whole := _WHOLE.fullmatch(line)):
+            return [_whole_line(*whole.groups())]
         text = _ANSI.sub("", line).replace("\r", " ").rstrip("\n")
         if _ECHO.search(text):
             return self._new(self._death(text))  # the launcher quotes the dead rank's whole command line

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+import re
 import tracemalloc
 from pathlib import Path
 
@@ -65,6 +66,28 @@ def test_resumed_run_gives_every_iteration_and_one_checkpoint() -> None:
     assert [line.iteration for line in lines] == [305, 310, 315, 320, 325, 330, 335, 340, 345, 350]
     assert lines[0] == EVENT
     assert events[-2:] == [CheckpointSaved("global_step400"), StoppedAt(400)]
+
+
+@pytest.mark.parametrize("log", sorted(LOGS.glob("*.log")), ids=lambda path: path.stem)
+def test_no_line_of_a_real_log_is_lost(log: Path) -> None:
+    text = log.read_text()
+    events = list(read_log(log))
+    lines = [(e.iteration, e.loss) for e in events if isinstance(e, IterationLogged)]
+    validations = [e.loss for e in events if isinstance(e, ValidationLogged)]
+    saves = {e.tag for e in events if isinstance(e, CheckpointSaved)}
+    assert lines == [(int(i), float(x)) for i, x in re.findall(r"\| iteration +(\d+)/.* lm_loss: (\S+) \|", text)]
+    assert validations == [float(x) for x in re.findall(r" results at .*lm_loss value: (\S+) \|", text)]
+    assert saves == set(re.findall(r"Checkpoint (global_step\d+) is ready", text))
+
+
+@pytest.mark.parametrize("more", ["", " loss scale: 4096.0 |", " z_loss: 1.000000E-02 | aux_loss: 2.500000E-01 |"])
+@pytest.mark.parametrize("skipped", ["  0", "  5", "120"])
+def test_a_whole_line_says_the_same_read_in_one_go_or_field_by_field(more: str, skipped: str) -> None:
+    before, _, after = LINE.partition(" number of skipped iterations:   0")
+    line = f"{before}{more} number of skipped iterations: {skipped}{after}"
+    piecewise = f"node17: {line}"  # which no line of one go begins with
+    assert one_line(line) == one_line(piecewise)
+    assert one_line(line).skipped == int(skipped)
 
 
 def test_eight_ranks_say_each_thing_once() -> None:
