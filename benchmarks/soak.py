@@ -35,7 +35,7 @@ from pathlib import Path
 
 import psutil
 
-from gaff.report.metrics import load_metrics
+from gaff.report.metrics.gather import load_metrics
 from gaff.supervisor.child import RUN_ID
 from gaff.supervisor.journal import read_entries
 from gaff.supervisor.progress import SET_ASIDE, tags
@@ -287,7 +287,8 @@ def differences(run: Path, peaceful: Path) -> list[str]:
         name = f"global_step{iteration}"
         changed = different(run / "checkpoints" / name, peaceful / "checkpoints" / name)
         found += [f"{name}: {len(changed)} tensors and numbers differ, {changed[0]} for one"] if changed else []
-    losses = [{p.iteration: p.loss for p in load_metrics(root).points} for root in (run, peaceful)]
+    lines = [load_metrics(root).series for root in (run, peaceful)]
+    losses = [dict(zip(one.iteration.tolist(), one.loss.tolist(), strict=True)) for one in lines]
     if losses[0] != losses[1]:
         found.append(f"the losses of {sum(losses[0].get(i) != x for i, x in losses[1].items())} iterations differ")
     return found
@@ -316,9 +317,9 @@ def tell(run: Run, kills: list[Kill], seconds: float) -> None:
         print(f"{victim:<12}" + "".join(f"{n or '·':>10}" for n in row) + f"{sum(row):>10}")
     events = Counter(entry.event for entry in read_entries(run.root))
     metrics = load_metrics(run.root)
-    logged = sum(len(attempt.points) for attempt in metrics.attempts)
-    print(f"\niterations                       {len(metrics.points)} in {seconds / 60:.1f} min")
-    print(f"iterations trained twice or more {logged - len(metrics.points)}")
+    logged = sum(len(attempt.series) for attempt in metrics.attempts)
+    print(f"\niterations                       {len(metrics.series)} in {seconds / 60:.1f} min")
+    print(f"iterations trained twice or more {logged - len(metrics.series)}")
     print(f"launches of the trainer          {len(metrics.attempts)}")
     print(f"restarts by the supervisor       {events['restart_planned']}")
     print(f"starts by the user               {run.starts}")

@@ -6,7 +6,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gaff.report.metrics import Attempt
+from gaff.report.metrics.gather import key_of
+from gaff.report.metrics.run_metrics import Attempt
 from gaff.supervisor.journal import Entry
 
 
@@ -32,8 +33,8 @@ class Times:
 
 
 def times(entries: Sequence[Entry], attempts: Sequence[Attempt], training_s: float) -> Times:
-    """``attempts`` are those of the journal's ``segment_launched`` entries, in order."""
-    launched = iter(attempts)
+    """``attempts`` are those of the journal's ``segment_launched`` entries."""
+    launched = {(attempt.segment, attempt.attempt): attempt for attempt in attempts}
     active_s = busy_s = resets_s = 0.0
     open_attempt: Attempt | None = None
     previous: Entry | None = None
@@ -42,7 +43,7 @@ def times(entries: Sequence[Entry], attempts: Sequence[Attempt], training_s: flo
             if previous is not None and previous.time is not None and entry.time is not None:
                 active_s += max(0.0, (entry.time - previous.time).total_seconds())
             busy_s += open_attempt.trained_s if open_attempt else 0.0
-        open_attempt = next(launched, None) if entry.event == "segment_launched" else None
+        open_attempt = launched.get(key_of(entry)) if entry.event == "segment_launched" else None
         seconds = entry.fields.get("seconds")
         if entry.event == "reset_done" and isinstance(seconds, int | float):
             resets_s += seconds

@@ -10,7 +10,8 @@ import pytest
 from report_runs import RunWriter, finished_run, iteration_line
 
 from gaff.plan.schedule import Reset
-from gaff.report.metrics import RunMetrics, load_metrics
+from gaff.report.metrics.gather import load_metrics
+from gaff.report.metrics.run_metrics import RunMetrics
 
 
 @pytest.fixture
@@ -20,22 +21,22 @@ def run(tmp_path: Path) -> RunWriter:
     return writer
 
 
-def losses_of(metrics: RunMetrics) -> dict[int, float | None]:
-    return {point.iteration: point.loss for point in metrics.points}
+def losses_of(metrics: RunMetrics) -> dict[int, float]:
+    return dict(zip(metrics.series.iteration.tolist(), metrics.series.loss.tolist(), strict=True))
 
 
 def test_finished_run_has_every_line_and_every_reset(tmp_path: Path) -> None:
     metrics = load_metrics(finished_run(tmp_path))
-    assert [p.iteration for p in metrics.points] == list(range(10, 401, 10))
+    assert metrics.series.iteration.tolist() == list(range(10, 401, 10))
     assert metrics.resets == (Reset(1, 100), Reset(2, 200), Reset(3, 300))
     assert (metrics.train_iters, metrics.log_interval) == (400, 10)
-    assert {p.segment for p in metrics.points} == {1, 2, 3, 4}
-    assert metrics.points[0].elapsed_s == pytest.approx(1.0)
+    assert set(metrics.series.segment.tolist()) == {1, 2, 3, 4}
+    assert metrics.series.elapsed_s[0] == pytest.approx(1.0)
 
 
 def test_empty_directory_has_no_series(tmp_path: Path) -> None:
     metrics = load_metrics(tmp_path)
-    assert (metrics.points, metrics.resets, metrics.train_iters) == ((), (), None)
+    assert (len(metrics.series), metrics.resets, metrics.train_iters) == (0, (), None)
 
 
 def test_torn_last_line_of_the_journal_is_passed_over(tmp_path: Path) -> None:
@@ -73,21 +74,21 @@ def test_first_line_after_an_off_interval_resume_is_partial_and_not_drawn(run: R
     run.launch(1, 0, 25, {10: 5.0, 20: 4.0})
     run.launch(2, 25, 50, {30: 2.0, 40: 3.8, 50: 3.7})
     metrics = load_metrics(run.directory)
-    assert [p.iteration for p in metrics.points if p.partial] == [30]
-    assert [iteration for iteration, _ in metrics.curve] == [10, 20, 40, 50]
+    assert metrics.series.iteration[metrics.series.partial].tolist() == [30]
+    assert metrics.curve[0].tolist() == [10, 20, 40, 50]
 
 
 def test_first_line_after_a_resume_on_the_interval_is_right(run: RunWriter) -> None:
     run.launch(1, 0, 20, {10: 5.0, 20: 4.0})
     run.launch(2, 20, 40, {30: 3.9, 40: 3.8})
-    assert not any(p.partial for p in load_metrics(run.directory).points)
+    assert not load_metrics(run.directory).series.partial.any()
 
 
 def test_losses_that_are_no_numbers_stay_in_the_series_but_not_in_the_curve(run: RunWriter) -> None:
     run.launch(1, 0, 100, {10: 5.0, 20: math.nan, 30: math.inf})
     metrics = load_metrics(run.directory)
-    assert len(metrics.points) == 3
-    assert metrics.curve == ((10, 5.0),)
+    assert metrics.series.not_finite.tolist() == [False, True, True]
+    assert [column.tolist() for column in metrics.curve] == [[10], [5.0]]
 
 
 def test_missing_log_leaves_a_gap_only(run: RunWriter) -> None:
