@@ -8,7 +8,7 @@ CONFIG ?= neox_configs/pythia-70m.yml
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: rehearse test test-fast test-neox test-exhaustive test-cluster faults lint benchmark benchmark-supervisor soak clean
+.PHONY: rehearse test test-fast test-neox test-exhaustive test-cluster faults lint benchmark benchmark-supervisor benchmark-metrics soak clean
 
 rehearse: $(VENV)/ready  ## the main job on the bundled trainer: a whole active-forgetting run on this machine
 	$(BIN)/gaff rehearse --config $(CONFIG) --trainer bundled --minutes $(MINUTES)
@@ -42,6 +42,9 @@ benchmark: $(VENV)/ready  ## what surgery costs, side by side with torch
 
 benchmark-supervisor: $(VENV)/ready  ## what supervising costs, and how soon the trainer's end is seen: 10 minutes
 	$(BIN)/python -m benchmarks.supervisor
+
+benchmark-metrics: $(VENV)/ready  ## what a million iterations cost to parse, load, analyse and report: 3 minutes
+	$(BIN)/python -m benchmarks.metrics
 
 soak: $(VENV)/ready  ## a long run killed 100 times at random, beside the same run in peace: half an hour or more
 	$(BIN)/python -m benchmarks.soak --kills 100

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 import time
@@ -18,9 +19,13 @@ from gaff.checkpoint.layout.read import read_layout
 from gaff.checkpoint.sources import DrawnValues
 from gaff.checkpoint.transaction import records
 from gaff.checkpoint.verify import verify_tag
+from gaff.report.metrics.columns import COLUMNS
+from gaff.report.metrics.gather import load_metrics
+from gaff.report.metrics.store import read_store
 from gaff.supervisor.progress import tags
 from tests.checkpoint.tags import values
 from tests.live import different, finish, gaff, journal, log_text, write_config
+from tests.report.naive import naive_curve, naive_recovery, naive_resets
 
 pytest.importorskip("deepspeed")
 pytestmark = pytest.mark.slow
@@ -146,6 +151,13 @@ def test_killed_in_a_segment_the_run_ends_with_the_same_weights(
     assert final_loss(root, 150) == final_loss(undisturbed, 150)
     assert [(e["segment"], e["attempt"]) for e in journal(root, "segment_launched")] == [(1, 1), (2, 1), (2, 2), (3, 1)]
     assert not ranks_of(root)
+    stored = load_metrics(root)
+    assert [len(attempt.series) for attempt in stored.attempts][2:] == [50, 50]
+    assert all(block.has_end for block in read_store(root).values())
+    (root / "metrics.jsonl").unlink()
+    read_again = load_metrics(root)  # from the logs
+    assert stored.series.loss.tolist() == read_again.series.loss.tolist()
+    assert [len(a.series) for a in stored.attempts] == [len(a.series) for a in read_again.attempts]
 
 
 def test_another_k_is_another_run(undisturbed: Path, short_config: Path) -> None:
@@ -174,6 +186,26 @@ def test_a_rehearsal_of_a_shipped_config_ends_with_three_resets_or_more(tmp_path
     layout = read_layout(root / "checkpoints" / f"global_step{last}")
     assert (layout.zero_stage, layout.topology.data) == (1, 2)
     assert (root / "loss_curve.png").exists()
+    report_agrees_with_the_logs(root)
     code, output, _ = finish(gaff(*command, cwd=tmp_path))
     assert code == 0
     assert len(journal(root, "segment_launched")) == len(journal(root, "reset_done")) + 1, "nothing was trained twice"
+
+
+def report_agrees_with_the_logs(root: Path) -> None:
+    """Every reset is on the page with its figures, as the text of the logs gives them; the store has all lines."""
+    curve, resets = naive_curve(root), naive_resets(root)
+    series = read_store(root)
+    assert all(block.has_end for block in series.values())
+    assert [i for block in series.values() for i in block.lines.values[:: len(COLUMNS)]] == [i for i, _ in curve]
+    page, summary = (root / "report.html").read_text(), json.loads((root / "summary.json").read_text())
+    assert [reset["iteration"] for reset in summary["resets"]] == resets
+    names = {"before": "loss_before", "iterations": "iterations_to_recover", "spent": "iterations_spent"}
+    for place, found in enumerate(summary["resets"]):
+        plain = naive_recovery(curve, resets, place)
+        assert {name: found[names.get(name, name)] for name in plain} == pytest.approx(plain)
+        assert f"{plain['before']:.3f}" in page
+        assert f"{plain['peak']:.3f}" in page
+    parts = summary["boundaries"]["median"]
+    assert summary["boundaries"]["count"] == len(resets)
+    assert all(parts[name] is not None for name in ("stop_s", "check_s", "surgery_s", "start_s", "first_s"))

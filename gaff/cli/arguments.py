@@ -33,3 +33,14 @@ def minutes(text: str) -> float:
     if not 0 < number <= _MOST_MINUTES:
         raise ArgumentTypeError(f"{text} is not above 0 and at most {_MOST_MINUTES:,.0f}")
     return number
+
+
+def percentage(text: str) -> float:
+    """An argparse type: above 0 and at most 100."""
+    try:
+        number = float(text)
+    except ValueError:
+        raise ArgumentTypeError(f"{text} is no number") from None
+    if not 0 < number <= 100:
+        raise ArgumentTypeError(f"{text} is not above 0 and at most 100")
+    return number

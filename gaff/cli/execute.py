@@ -24,12 +24,14 @@ if TYPE_CHECKING:
 
 
 def check_everything(config: Config, trainer: Trainer) -> None:
-    """Raise every problem of the config, or, when it is sound, of the trainer with it.
+    """Raise every problem of the config, or, when it is sound, of the trainer and the trackers with it.
 
     Raises:
         InputError: there is any.
     """
-    problems = check(config) or trainer.check(config)
+    from gaff.report.trackers.offer import tracker_problems
+
+    problems = check(config) or [*trainer.check(config), *tracker_problems(config)]
     if problems:
         raise InputError(problems)
 
@@ -98,8 +100,10 @@ def execute(
         GaffError: see :class:`gaff.supervisor.loop.Supervisor`.
     """
     from gaff.report.live import make_view
+    from gaff.report.metrics.writer import MetricsWriter
     from gaff.report.queue_news import QueueNews
     from gaff.report.several import Several
+    from gaff.report.trackers.offer import trackers
     from gaff.supervisor.journal import Journal
     from gaff.supervisor.loop import Supervisor
     from gaff.supervisor.notify import Notifier
@@ -117,6 +121,7 @@ def execute(
         owner, silent_s = lock.taken_over.owner, round(lock.taken_over.silent_s)
         journal.write("lock_taken_over", host=owner and owner.host, pid=owner and owner.pid, silent_s=silent_s)
     view = make_view(sys.stdout)
+    news = [QueueNews(job, directory.root.name)] if job is not None and is_submitted else []
 
     def notify_failed(why: str) -> None:
         view.message(f"notify failed: {why}")
@@ -128,7 +133,9 @@ def execute(
         directory=directory,
         run_id=run_id,
         trainer=trainer,
-        observer=Several(view, QueueNews(job, directory.root.name)) if job is not None and is_submitted else view,
+        observer=Several(
+            MetricsWriter(directory.root), view, *trackers(config, directory.root, run_id, view.message), *news
+        ),
         journal=journal,
         notifier=Notifier(config.gaff.notify, directory.root, notify_failed),
         deadline=deadline,
@@ -150,16 +157,11 @@ def execute(
 
 
 def write_report(root: Path, title: str) -> None:
-    """Write ``summary.json``, ``loss_curve.png`` and ``report.html`` of what is there; print the summary."""
-    from gaff.report.curve import write_curve
-    from gaff.report.metrics import metrics_of
-    from gaff.report.summary import render_summary, write_summary
-    from gaff.supervisor.journal import read_entries
+    """Write the report of what is there, but for the CSV of every line; print the summary."""
+    from gaff.report.reporting import inside, report_of_run, write_files
+    from gaff.report.summary import render_summary
 
-    entries = read_entries(root)
-    metrics = metrics_of(root, entries)
-    if not metrics.points:
-        return
-    summary = write_summary(root, metrics, entries)
-    files = write_curve(metrics, root, title)
-    say("\n".join([render_summary(summary), *(f"  {path}" for path in files)]))
+    run = report_of_run(root, title)
+    if len(run.metrics.series):
+        files = write_files(run, inside(root), series=False)
+        say("\n".join([render_summary(run.summary), *(f"  {path}" for path in files)]))

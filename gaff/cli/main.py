@@ -16,7 +16,7 @@ _EXIT_INTERRUPTED = 130  # as a shell says it of a program that SIGINT ended; a 
 _EXIT_CODES = "exit codes: 0 done, 1 failed, 2 wrong usage or input, 75 interrupted and resumable, 130 interrupted"
 
 
-_FAMILIES = ("run", "rehearse", "plan", "submit", "status", "doctor", "neox", "surgery")
+_FAMILIES = ("run", "rehearse", "plan", "submit", "status", "report", "compare", "doctor", "neox", "surgery")
 
 
 def build_parser(*families: str) -> argparse.ArgumentParser:

@@ -18,7 +18,7 @@ from gaff.cli.plan import encodable
 from gaff.errors import EXIT_DONE
 
 _EVERY_S = 2.0  # between two looks of --watch
-_MOST_LOG_BYTES = 2_000_000  # to be read for the table of resets
+_MOST_LOG_BYTES = 50_000_000  # for the table of resets: two seconds where metrics.jsonl lacks all of them
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -52,7 +52,7 @@ class LiveView(ABC):
         plan = f"{train_iters:,} iterations in {fmt.count(len(plan_segments), 'segment')}, {fmt.count(resets, 'reset')}"
         self.say(f"carrying on after iteration {resume_iteration:,} of {plan}" if resume_iteration else plan)
 
-    def segment_started(self, segment: Segment, attempt: int) -> None:
+    def segment_started(self, segment: Segment, attempt: int, start: int) -> None:
         self.progress.segment_started(segment, attempt)
         again = f", attempt {attempt}" if attempt > 1 else ""
         span = f"iterations {segment.start + 1:,} to {segment.stop:,}"

@@ -70,9 +70,9 @@ class PanelView(LiveView):
             super().run_started(plan_segments, train_iters, resume_iteration)
         self._live.start()
 
-    def segment_started(self, segment: Segment, attempt: int) -> None:
+    def segment_started(self, segment: Segment, attempt: int, start: int) -> None:
         with self._lock:
-            super().segment_started(segment, attempt)
+            super().segment_started(segment, attempt, start)
 
     def event(self, event: Event) -> None:
         with self._lock:

@@ -20,9 +20,9 @@ class Several:
         for one in self._observers:
             one.run_started(plan_segments, train_iters, resume_iteration)
 
-    def segment_started(self, segment: Segment, attempt: int) -> None:
+    def segment_started(self, segment: Segment, attempt: int, start: int) -> None:
         for one in self._observers:
-            one.segment_started(segment, attempt)
+            one.segment_started(segment, attempt, start)
 
     def event(self, event: Event) -> None:
         for one in self._observers:

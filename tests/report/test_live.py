@@ -40,7 +40,7 @@ def line(iteration: int, loss: float = 3.21, skipped: int = 0) -> IterationLogge
 
 def run_a_segment(view: Observer, clock: Clock, number: int, step_s: float = 0.5, every: int = 10) -> None:
     segment = SEGMENTS[number - 1]
-    view.segment_started(segment, 1)
+    view.segment_started(segment, 1, segment.start)
     view.event(ResumedAt(segment.start))
     for iteration in range(segment.start + every, segment.stop + 1, every):
         clock.now_s += step_s
@@ -100,7 +100,7 @@ def test_last_line_before_a_reset_is_shown_though_the_interval_misses_it(
 def test_run_that_carries_on_says_so(plain: tuple[PlainView, io.StringIO, Clock]) -> None:
     view, stream, _ = plain
     view.run_started(SEGMENTS, 400, 200)
-    view.segment_started(SEGMENTS[2], 2)
+    view.segment_started(SEGMENTS[2], 2, SEGMENTS[2].start)
     assert said(stream) == [
         "carrying on after iteration 200 of 400 iterations in 4 segments, 3 resets",
         "segment 3/4: iterations 201 to 300, attempt 2: starting the trainer",
@@ -120,7 +120,7 @@ def test_failed_load_is_news_only_where_something_was_to_be_loaded(
     view, stream, _ = plain
     view.run_started(SEGMENTS, 400, 0)
     for segment in SEGMENTS[:2]:
-        view.segment_started(segment, 1)
+        view.segment_started(segment, 1, segment.start)
         view.event(LoadFailed("Unable to load checkpoint."))
     assert said(stream).count("trainer: Unable to load checkpoint.") == 1
     assert said(stream)[-1] == "trainer: Unable to load checkpoint."
@@ -129,7 +129,7 @@ def test_failed_load_is_news_only_where_something_was_to_be_loaded(
 def test_loss_that_became_nan_is_news_once(plain: tuple[PlainView, io.StringIO, Clock]) -> None:
     view, stream, clock = plain
     view.run_started(SEGMENTS, 400, 0)
-    view.segment_started(SEGMENTS[0], 1)
+    view.segment_started(SEGMENTS[0], 1, SEGMENTS[0].start)
     for iteration in (10, 20, 30):
         clock.now_s += 10
         view.event(line(iteration, float("nan")))
@@ -140,7 +140,7 @@ def test_loss_that_became_nan_is_news_once(plain: tuple[PlainView, io.StringIO, 
 def test_skipped_iterations_are_shown(plain: tuple[PlainView, io.StringIO, Clock]) -> None:
     view, stream, _ = plain
     view.run_started(SEGMENTS, 400, 0)
-    view.segment_started(SEGMENTS[0], 1)
+    view.segment_started(SEGMENTS[0], 1, SEGMENTS[0].start)
     view.event(line(10, skipped=2))
     assert " · 2 skipped · " in said(stream)[-1]
 
@@ -221,7 +221,7 @@ def test_panel_shows_where_the_run_stands() -> None:
     view = PlainView(io.StringIO(), clock)
     view.run_started(SEGMENTS, 400, 0)
     run_a_segment(view, clock, 1)
-    view.segment_started(SEGMENTS[1], 1)
+    view.segment_started(SEGMENTS[1], 1, SEGMENTS[1].start)
     clock.now_s += 5
     view.event(line(120, 2.5))
     text = "\n".join(panel_text(view, (), 100))
@@ -250,7 +250,7 @@ def test_the_end_of_a_long_message_is_read_in_the_panel() -> None:
 def test_the_panel_that_stays_says_how_the_run_ended(outcome: str) -> None:
     view = PlainView(io.StringIO())
     view.run_started(SEGMENTS, 400, 0)
-    view.segment_started(SEGMENTS[0], 1)
+    view.segment_started(SEGMENTS[0], 1, SEGMENTS[0].start)
     view.close(outcome)
     assert f"segment 1 of 4 · {outcome} · 0%" in "\n".join(panel_text(view, (), 80))
 
@@ -276,7 +276,7 @@ def test_terminal_gets_a_panel_with_colours_unless_told_not_to(
         view = make_view(stream)
         assert isinstance(view, PanelView)
         view.run_started(SEGMENTS, 400, 0)
-        view.segment_started(SEGMENTS[0], 1)
+        view.segment_started(SEGMENTS[0], 1, SEGMENTS[0].start)
         view.event(line(10))
         view.close("finished")
         view.message("notify failed: exit code 7")  # nobody redraws any more

@@ -30,7 +30,7 @@ def test_everything_is_passed_on_to_each_in_turn() -> None:
     assert segment.reset
     told: dict[str, tuple[Any, ...]] = {
         "run_started": ([segment], 40, 10),
-        "segment_started": (segment, 2),
+        "segment_started": (segment, 2, 10),
         "event": (ErrorLogged("oh"),),
         "reset_started": (segment.reset,),
         "reset_done": (segment.reset, 1.5, 3, 100),

@@ -12,14 +12,13 @@ import pytest
 from report_runs import RunWriter, finished_run
 
 from gaff.report import summary as summaries
-from gaff.report.metrics import metrics_of
 from gaff.report.summary import render_summary, summarize
-from gaff.supervisor.journal import read_entries
 
 
 def write_summary(run_dir: Path) -> dict[str, Any]:
-    entries = read_entries(run_dir)
-    return summaries.write_summary(run_dir, metrics_of(run_dir, entries), entries)
+    summary = summarize(run_dir)
+    summaries.write_summary(run_dir, summary)
+    return summary
 
 
 def test_summary_of_a_finished_run(tmp_path: Path) -> None:
@@ -102,5 +101,37 @@ def test_rendered_table_says_where_the_loss_is_not_back(tmp_path: Path) -> None:
     run.launch(1, 0, 100, {90: 2.0, 100: 2.0})
     run.reset(1, 100)
     run.launch(2, 100, 200, {110: 4.0, 200: 3.0})
-    last = render_summary(summarize(tmp_path)).splitlines()[-1].split()
-    assert last == ["1", "100", "2.000", "4.000", "not", "back"]
+    row = render_summary(summarize(tmp_path)).splitlines()[-3].split()
+    assert row == ["1", "100", "2.000", "4.000", "90.0", "not", "back"]
+
+
+def test_it_says_what_recovering_cost_and_whether_it_gets_faster(tmp_path: Path) -> None:
+    run = RunWriter(tmp_path, train_iters=800)
+    run.started()
+    for segment in range(1, 9):
+        start = (segment - 1) * 100
+        losses = {start + i: 2.0 + 3.0 * 0.5 ** (i / (22 - 2 * segment)) for i in range(5, 101, 5)}
+        run.launch(segment, start, start + 100, losses)
+        run.done(segment, start + 100)
+        if segment < 8:
+            run.reset(segment, start + 100)
+    summary = summarize(tmp_path)
+    trend = next(trend for trend in summary["trends"] if trend["measure"] == "half_life")
+    assert trend["clear"]
+    assert trend["slope"] == pytest.approx(-2.0, abs=0.5)
+    told = render_summary(summary).splitlines()[-2:]
+    assert told[0].startswith("recovering: ")
+    assert "the half-life falls by" in told[1]
+
+
+def test_a_table_of_a_thousand_resets_is_cut_in_the_middle(tmp_path: Path) -> None:
+    run = RunWriter(tmp_path, train_iters=1010)
+    run.started()
+    for segment in range(1, 102):
+        run.launch(segment, segment * 10 - 10, segment * 10, {segment * 10: 2.0})
+        run.done(segment, segment * 10)
+        if segment < 101:
+            run.reset(segment, segment * 10)
+    told = render_summary(summarize(tmp_path))
+    assert "… 76 more resets, all in summary.json …" in told
+    assert len(told.splitlines()) < 40
