@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -14,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from gaff.files import write_durably
 from gaff.report import format as fmt
 from gaff.report.analysis.analyse import analyse
 from gaff.report.analysis.measures import Analysis, Boundary, Recovery
@@ -25,11 +23,6 @@ from gaff.supervisor.journal import Entry, read_entries
 
 SCHEMA = "gaff.summary/1"
 SUMMARY_NAME = "summary.json"
-
-
-def write_summary(run_dir: Path, summary: Mapping[str, Any]) -> None:
-    """Leave the summary in the run directory as ``summary.json``."""
-    write_durably(run_dir / SUMMARY_NAME, (json.dumps(summary, indent=2, allow_nan=False) + "\n").encode())
 
 
 def summarize(run_dir: Path) -> dict[str, Any]:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from functools import cache
 from html import escape
 from importlib.resources import files
@@ -25,17 +26,18 @@ def page(run: ReportedRun) -> str:
     return document(run.title, body(run, data), data, "page.js")
 
 
-def document(title: str, content: str, data: Any, script: str) -> str:
+def document(title: str, content: str, data: Any, script: str, styles: Sequence[str] = ()) -> str:
     """A whole page with the house's style and charts.
 
     Args:
         title: plain text.
         content: HTML, escaped where it comes from a run.
         data: what ``script``, an asset's name, finds as JSON in the element ``data``.
+        styles: assets with rules of this page's own, after those of the house.
     """
     return Template(asset("page.html")).substitute(
         title=escape(title),
-        style="\n".join(asset(name) for name in STYLES),
+        style="\n".join(asset(name) for name in (*STYLES, *styles)),
         content=content,
         data=script_json(data),
         script="\n".join(asset(name) for name in (*CHARTS, script)),
