@@ -10,9 +10,11 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
+import os
 import sysconfig
 import warnings
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 from gaff.data.indexed_dataset import idx_path, token_dtype, write_dataset
@@ -48,7 +50,7 @@ def english_text() -> Iterator[str]:
 
     A part that this Python does not have is left out.
     """
-    for text in (*_language_reference(), *_library_docstrings(), *_text_files()):
+    for text in chain(_language_reference(), _library_docstrings(), _text_files()):
         if len(text) >= _MIN_CHARACTERS:
             yield text
 
@@ -90,10 +92,15 @@ def _library_docstrings() -> Iterator[str]:
     library = sysconfig.get_path("stdlib")
     if not library:
         return
-    root = Path(library)
-    for path in sorted(root.rglob("*.py")):
-        if _SKIPPED.isdisjoint(path.relative_to(root).parts):
-            yield _docstrings(path)
+    for path in sorted(_sources(Path(library))):
+        yield _docstrings(path)
+
+
+def _sources(root: Path) -> Iterator[Path]:
+    """The library's Python files.  Directories that are skipped, such as installed packages, are not even listed."""
+    for folder, directories, names in os.walk(root):
+        directories[:] = (name for name in directories if name not in _SKIPPED)
+        yield from (Path(folder, name) for name in names if name.endswith(".py"))
 
 
 def _docstrings(path: Path) -> str:

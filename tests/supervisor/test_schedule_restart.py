@@ -82,6 +82,7 @@ def test_a_schedule_that_continues_is_left_alone(tmp_path: Path, template: Path)
     assert (kinds(tag), steps(tag)) == (["reset"], 5)
 
 
+@pytest.mark.exhaustive
 def test_killed_anywhere_between_reset_and_restart_both_are_done_once(tmp_path: Path, template: Path) -> None:
     whole = tmp_path / "whole"
     stop_at_boundary(at_the_first_boundary(whole, template))

@@ -140,7 +140,7 @@ def described(path: Path) -> dict[str, object]:
         pytest.param("zero0", ZERO0, LARGER, marks=pytest.mark.exhaustive),
         pytest.param("zero2-nopipe", ZERO2, SMALLER, marks=pytest.mark.exhaustive),
         pytest.param("bf16", BF16, LARGER, marks=pytest.mark.exhaustive),
-        ("tied-pp2", TIED, LARGER),
+        pytest.param("tied-pp2", TIED, LARGER, marks=pytest.mark.exhaustive),
     ],
 )
 def test_resized_files_are_those_that_deepspeed_writes_itself(

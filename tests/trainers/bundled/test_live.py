@@ -230,7 +230,11 @@ def test_output_says_what_gpt_neox_says(resumed: tuple[Path, str]) -> None:
 @pytest.mark.parametrize(
     ("name", "changes"),
     [
-        ("pp2-tied", {"pipe_parallel_size": 2, "no_weight_tying": False, "gradient_accumulation_steps": 2}),
+        pytest.param(
+            "pp2-tied",
+            {"pipe_parallel_size": 2, "no_weight_tying": False, "gradient_accumulation_steps": 2},
+            marks=pytest.mark.exhaustive,
+        ),
         pytest.param(
             "bf16",
             {"precision": "bfloat16", "data_types": {"grad_accum_dtype": "fp32"}},
