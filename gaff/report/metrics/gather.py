@@ -150,11 +150,13 @@ def _timed(attempt: Attempt, interval: int | None) -> Attempt:
     lines = attempt.series
     if not len(lines):
         return attempt
-    # A line's speed is the time since the line before, divided by the full interval, also where that is wrong.
-    spans = np.full(len(lines), interval) if interval else lines.iteration - attempt.start
-    elapsed_s = spans * np.nan_to_num(lines.ms_per_iteration) / 1000
+    spans = np.full(len(lines), interval) if interval else np.diff(lines.iteration, prepend=attempt.start)
+    ms = np.nan_to_num(lines.ms_per_iteration)
     partial = np.zeros(len(lines), dtype=np.bool_)
-    partial[0] = bool(interval and attempt.start % interval and lines.iteration[0] - attempt.start < interval)
+    if interval and attempt.start % interval and lines.iteration[0] - attempt.start < interval:
+        partial[0], spans[0] = True, lines.iteration[0] - attempt.start
+        ms[0] = np.median(ms[1:]) if len(ms) > 1 else 0.0  # the supervisor takes wrong speeds out, a log has them
+    elapsed_s = spans * ms / 1000
     return replace(attempt, series=lines.with_columns(elapsed_s=elapsed_s, partial=partial))
 
 

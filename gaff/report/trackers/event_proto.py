@@ -11,32 +11,18 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping
+from functools import lru_cache
+
+import google_crc32c
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5  # wire types
 _START = 1  # SessionLog.START
 _DT_STRING = 7
-_POLYNOMIAL = 0x82F63B78  # Castagnoli's, reflected
-
-
-def _table() -> tuple[int, ...]:
-    entries = []
-    for byte in range(256):
-        crc = byte
-        for _ in range(8):
-            crc = crc >> 1 ^ (_POLYNOMIAL if crc & 1 else 0)
-        entries.append(crc)
-    return tuple(entries)
-
-
-_TABLE = _table()
 
 
 def checksum(data: bytes) -> bytes:
     """The masked CRC-32C of a record file: rotated by 15 bits, plus a constant (TensorFlow's ``lib/hash/crc32c.h``)."""
-    crc = 0xFFFFFFFF
-    for byte in data:
-        crc = _TABLE[(crc ^ byte) & 0xFF] ^ crc >> 8
-    crc ^= 0xFFFFFFFF
+    crc = google_crc32c.value(data)
     return struct.pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
 
 
@@ -58,8 +44,13 @@ def start(at: float, step: int) -> bytes:
 
 def scalars(at: float, step: int, values: Mapping[str, float]) -> bytes:
     """Tag -> value, as float32."""
-    each = (_bytes(1, tag.encode()) + _key(2, _FIXED32) + _float32(value) for tag, value in values.items())
+    each = (_before_value(tag) + _float32(value) for tag, value in values.items())
     return _event(at, step) + _bytes(5, b"".join(_bytes(1, value) for value in each))
+
+
+@lru_cache(maxsize=256)
+def _before_value(tag: str) -> bytes:
+    return _bytes(1, tag.encode()) + _key(2, _FIXED32)
 
 
 def text(at: float, step: int, tag: str, words: str) -> bytes:

@@ -76,6 +76,7 @@ def test_first_line_after_an_off_interval_resume_is_partial_and_not_drawn(run: R
     metrics = load_metrics(run.directory)
     assert metrics.series.iteration[metrics.series.partial].tolist() == [30]
     assert metrics.curve[0].tolist() == [10, 20, 40, 50]
+    assert metrics.series.elapsed_s.tolist() == pytest.approx([1.0, 1.0, 0.5, 1.0, 1.0])
 
 
 def test_first_line_after_a_resume_on_the_interval_is_right(run: RunWriter) -> None:
