@@ -110,7 +110,9 @@ def test_wandb_gets_everything(tmp_path: Path, make: Callable[..., Tracker], tol
 
 
 @pytest.mark.exhaustive
-def test_wandb_goes_on_with_its_run_after_a_kill(tmp_path: Path, make: Callable[..., Tracker], told: list[str]) -> None:
+def test_wandb_goes_on_with_its_run_after_a_kill(
+    tmp_path: Path, make: Callable[..., Tracker], config: Callable[[str], Config], told: list[str]
+) -> None:
     pytest.importorskip("wandb")
     script = (
         "import os, signal, sys\nfrom pathlib import Path\nfrom gaff.plan.config import load_config\n"
@@ -119,14 +121,14 @@ def test_wandb_goes_on_with_its_run_after_a_kill(tmp_path: Path, make: Callable[
         f"[one] = trackers(load_config([Path(sys.argv[1], 'run.yml')]), Path(sys.argv[1], 'run'), '{_ID}', print)\n"
         "one.run_started(SEGMENTS, 40, 0)\ntrain(one, 0, 20)\nos.kill(os.getpid(), signal.SIGKILL)\n"
     )
-    make("wandb").close("interrupted")  # writes the config
+    config("wandb")
     killed = subprocess.run([sys.executable, "-c", script, tmp_path], cwd=Path(__file__).parents[3], check=False)
     assert killed.returncode == -signal.SIGKILL
     one = make("wandb", 10)  # at once: it waits for the other's process
     train(one, 10, 20)
     one.close("finished")
     assert told == []
-    _, first, second = wandb_files(tmp_path)
+    first, second = wandb_files(tmp_path)
     assert [i for i, _ in history(first, "train/loss")] == list(range(2, 21, 2))
     assert [i for i, _ in history(second, "train/loss")] == list(range(12, 21, 2))
     for file, code in ((first, 1), (second, 0)):
