@@ -115,11 +115,14 @@ def test_wandb_goes_on_with_its_run_after_a_kill(
 ) -> None:
     pytest.importorskip("wandb")
     script = (
-        "import os, signal, sys\nfrom pathlib import Path\nfrom gaff.plan.config import load_config\n"
+        "import os, signal, sys, time\nfrom pathlib import Path\nfrom gaff.plan.config import load_config\n"
         "from gaff.report.trackers.offer import trackers\n"
         "from tests.report.trackers.conftest import SEGMENTS, train\n"
+        "from tests.report.trackers.test_process import wandb_files\n"
         f"[one] = trackers(load_config([Path(sys.argv[1], 'run.yml')]), Path(sys.argv[1], 'run'), '{_ID}', print)\n"
-        "one.run_started(SEGMENTS, 40, 0)\ntrain(one, 0, 20)\nos.kill(os.getpid(), signal.SIGKILL)\n"
+        "one.run_started(SEGMENTS, 40, 0)\ntrain(one, 0, 20)\n"
+        "while not wandb_files(Path(sys.argv[1])): time.sleep(0.01)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     config("wandb")
     killed = subprocess.run([sys.executable, "-c", script, tmp_path], cwd=Path(__file__).parents[3], check=False)
