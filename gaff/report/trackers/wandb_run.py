@@ -3,16 +3,13 @@
 
 from __future__ import annotations
 
-import glob
 import os
-import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 _STEP = "iteration"
 _EXIT_CODES: Mapping[str, int] = {"finished": 0}  # else 1: W&B calls the run failed until it is resumed
 _INIT_S = "60"
-_NAME_S = 3.0  # at most, where clocks differ
 
 
 class WandbRun:
@@ -36,7 +33,6 @@ class WandbRun:
         """Resume the run; where W&B does not answer, keep everything in files."""
         import wandb
 
-        _wait_for_a_new_name(os.path.join(self._about["directory"], "wandb"), self._about["run_id"])
         try:
             self._run = self._init(None)
         except Exception as error:
@@ -76,16 +72,6 @@ class WandbRun:
 
     def close(self, outcome: str) -> None:
         self._run.finish(exit_code=_EXIT_CODES.get(outcome, 1))
-
-
-def _wait_for_a_new_name(directory: str, run_id: str) -> None:
-    """W&B names a start's files by second and run: two starts within one second would write into the same file."""
-    until = time.monotonic() + _NAME_S
-    while time.monotonic() < until:
-        written = [os.path.getmtime(found) for found in glob.glob(os.path.join(glob.escape(directory), f"*{run_id}"))]
-        if time.time() - max(written, default=0.0) > 1:
-            return
-        time.sleep(0.1)
 
 
 def login_problem() -> tuple[str, str] | None:
