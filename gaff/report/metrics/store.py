@@ -5,7 +5,7 @@ JSON Lines for the same reasons as the journal: it can be appended to and read a
 filesystem without a lock, a torn line costs that line alone, and every tool reads it.  It is a cache of the trainers'
 logs: a block without its end is read from the log again, and all of it can be made anew.
 
-Rows are arrays of numbers, so that a million of them load in about a second (``benchmarks/metrics.py``).
+Rows are arrays of numbers, so that a million of them load in one to two seconds (``benchmarks/metrics.py``).
 """
 
 from __future__ import annotations

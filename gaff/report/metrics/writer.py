@@ -40,7 +40,7 @@ class MetricsWriter(NullObserver):
             self._file = _open(self._run_dir)
             self._file.write(launch_line(segment.number, attempt, start))
         except OSError:
-            self._give_up()
+            self._leave()
         self._encoder = Encoder()
 
     def event(self, event: Event) -> None:
@@ -52,7 +52,7 @@ class MetricsWriter(NullObserver):
                 self._file.flush()
                 self._flushed_at = self._clock()
         except OSError:
-            self._give_up()
+            self._leave()
 
     def segment_finished(self, segment: Segment) -> None:
         if self._file is not None:
@@ -69,9 +69,6 @@ class MetricsWriter(NullObserver):
             with contextlib.suppress(OSError):
                 self._file.close()
             self._file = None
-
-    def _give_up(self) -> None:
-        self._leave()
 
 
 def catch_up(run_dir: Path, but: tuple[int, int] | None = None) -> None:
